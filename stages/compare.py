@@ -1,0 +1,254 @@
+"""What came out of it all? Puts every trained and every pruned model side by side.
+
+Reads:
+    params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
+    data/select_model/choice.json; metrics.json of train, complexity, evaluate and prune; history.csv; confusion.csv.
+    data/timing/: what the stages took, where that was on this machine.
+
+Writes, in data/compare/, DVC outputs (the same bytes in every run):
+    metrics.json: the chosen model and its pruned versions; kept in Git.
+    test_accuracy.json: test accuracy of every candidate; kept in Git.
+    curves.csv: the learning curves of all candidates, for one plot.
+    confusion.csv: actual and predicted class of each test image, by the chosen model.
+    pruning.csv: accuracy and size by sparsity.   pruning.png: the same as a picture.
+    distortions.png: accuracy of every candidate under each regime's own distortion.
+and, outside that promise because times differ from run to run, but kept in Git:
+    candidates.csv, candidates.png: every candidate with accuracy, cost and training time.
+    timing.csv: what each stage took.   environment.json: versions and hardware.
+    headline.md, grid.md: the tables of the README.
+
+Nothing here feeds a choice.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from stages.lib.files import read_csv, read_json, write_bytes, write_csv, write_json
+from stages.lib.params import load_params
+from stages.lib.plots import COLORS, write_figure
+from stages.lib.runner import TIMING, run_stage
+from stages.lib.tables import format_environment, format_grid, format_headline
+
+DATA = Path("data")
+OUTPUT = Path("data/compare")
+
+
+def read_training(key: str) -> dict[str, Any]:
+    """Reads with what a candidate was trained and what that took; empty if its model was not trained here."""
+    path = TIMING / "training" / f"{key}.json"
+    if not path.exists():
+        return {}
+    training = read_json(path)
+    is_of_this_model = (
+        training.pop("model_sha256") == sha256((DATA / "train" / key / "model.h5").read_bytes()).hexdigest()
+    )
+    return training if is_of_this_model else {}
+
+
+def read_candidate(model: str, augmentation: str) -> dict[str, Any]:
+    """Reads all that was measured of one candidate, as one flat row; counts are for one image."""
+    key = f"{model}-{augmentation}"
+    cost = read_json(DATA / "complexity" / model / "metrics.json")
+    return {
+        "model": model,
+        "augmentation": augmentation,
+        **read_json(DATA / "train" / key / "metrics.json"),
+        **read_json(DATA / "evaluate" / key / "metrics.json"),
+        **{name: cost[name] for name in ("macs", "parameters", "receptive_field_px")},
+        "training_seconds": read_training(key).get("seconds"),
+    }
+
+
+def read_curves(candidates: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Reads the learning curves of all candidates as one long table."""
+    rows = []
+    for candidate in candidates:
+        names = {"model": candidate["model"], "augmentation": candidate["augmentation"]}
+        path = DATA / "train" / f"{names['model']}-{names['augmentation']}" / "history.csv"
+        rows += [names | row for row in read_csv(path)]
+    return rows
+
+
+def list_pruned(sparsities: Sequence[float]) -> list[dict[str, Any]]:
+    """Lists what pruning gave, a row a target sparsity; the dense model comes first, with target 0."""
+    names = ("sparsity", "val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")
+    rows = [{"target": s} | read_json(DATA / "prune" / str(s) / "metrics.json") for s in sorted(sparsities)]
+    dense = {"target": 0, "sparsity": 0.0} | {name: rows[0][f"dense_{name}"] for name in names[1:]}
+    return [dense] + [{name: row[name] for name in ("target", *names)} for row in rows]
+
+
+def summarize(chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sums up the chosen model and its pruned versions in a flat table that reads well in `dvc metrics diff`."""
+    names = (
+        "val_accuracy",
+        "test_accuracy",
+        "test_loss",
+        "calibration_error",
+        "macs",
+        "parameters",
+        "receptive_field_px",
+    )
+    summary = {"chosen": f"{chosen['model']}-{chosen['augmentation']}"} | {name: chosen[name] for name in names}
+    for row in pruned[1:]:
+        summary[f"pruned_{row['target']}_test_accuracy"] = row["test_accuracy"]
+        summary[f"pruned_{row['target']}_gzip_size_bytes"] = row["gzip_size_bytes"]
+    return summary
+
+
+def plot_distortions(candidates: Sequence[dict[str, Any]]) -> Figure:
+    """Plots test accuracy as a heat map: a row a candidate, a column a distortion of the test images."""
+    prefix = "test_accuracy_under_"
+    columns = ["test_accuracy", *[name for name in candidates[0] if name.startswith(prefix)]]
+    accuracy = 100 * np.array([[candidate[column] for column in columns] for candidate in candidates])
+    figure, axis = plt.subplots(figsize=(1.2 * len(columns) + 2.4, 0.3 * len(candidates) + 1.3))
+    image = axis.imshow(accuracy, aspect="auto", cmap="viridis")
+    axis.set_xticks(range(len(columns)), ["as they are", *[f"under {c.removeprefix(prefix)}" for c in columns[1:]]])
+    axis.set_yticks(range(len(candidates)), [f"{c['model']}-{c['augmentation']}" for c in candidates])
+    axis.set(
+        xlabel="test images", ylabel="model and its training", title="Test accuracy (%) under each regime's distortion"
+    )
+    middle = (accuracy.min() + accuracy.max()) / 2
+    for (row, column), value in np.ndenumerate(accuracy):
+        color = "black" if value > middle else "white"
+        axis.text(column, row, f"{value:.1f}", ha="center", va="center", color=color, fontsize=8)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(image, label="accuracy (%)")
+    return figure
+
+
+def plot_pruning(rows: Sequence[dict[str, Any]], key: str) -> Figure:
+    """Plots accuracy and file size against the share of zeros."""
+    sparsity = [100 * row["sparsity"] for row in rows]
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 5.2), sharex=True)
+    for color, split, label in ((COLORS[0], "test", "test"), (COLORS[1], "val", "validation")):
+        accuracy = [100 * row[f"{split}_accuracy"] for row in rows]
+        top.plot(sparsity, accuracy, marker="o", color=color, label=label)
+    top.set(ylabel="accuracy (%)", title=f"Magnitude pruning of {key}")
+    top.legend(frameon=False)
+    for color, name, label in ((COLORS[6], "size_bytes", "as it is"), (COLORS[2], "gzip_size_bytes", "gzipped")):
+        bottom.plot(sparsity, [row[name] / 1e6 for row in rows], marker="o", color=color, label=label)
+    bottom.set(xlabel="zeros in the kernels (%)", ylabel="model file (MB)", ylim=(0, None))
+    bottom.legend(frameon=False)
+    return figure
+
+
+def plot_candidates(candidates: Sequence[dict[str, Any]], chosen_key: str) -> Figure:
+    """Plots the candidates as a table, the best validation accuracy first; the chosen row is bold."""
+    header = [
+        "candidate",
+        "val\naccuracy",
+        "test\naccuracy",
+        "million\nMACs",
+        "thousand\nparameters",
+        "receptive\nfield",
+        "training",
+    ]
+    rows = []
+    for row in sorted(candidates, key=lambda candidate: -candidate["val_accuracy"]):
+        seconds = row["training_seconds"]
+        rows.append(
+            [
+                f"{row['model']}-{row['augmentation']}",
+                f"{100 * row['val_accuracy']:.2f} %",
+                f"{100 * row['test_accuracy']:.2f} %",
+                f"{row['macs'] / 1e6:.1f}",
+                f"{row['parameters'] / 1e3:,.0f}",
+                f"{row['receptive_field_px']} px",
+                "not here" if seconds is None else f"{seconds:.0f} s",
+            ]
+        )
+    figure, axis = plt.subplots(figsize=(8, 0.27 * len(rows) + 1.2))
+    axis.axis("off")
+    axis.set_title("Every candidate, the best on validation first; the chosen one in bold")
+    table = axis.table(rows, colLabels=header, loc="center", cellLoc="right", bbox=Bbox.unit())
+    table.auto_set_font_size(False)
+    table.set_fontsize(9)
+    for (row_index, column), cell in table.get_celld().items():
+        cell.set_edgecolor("0.85")
+        if row_index == 0:
+            cell.set_height(2 * cell.get_height())
+            cell.set_facecolor("0.94")
+        elif rows[row_index - 1][0] == chosen_key:
+            cell.set_text_props(fontweight="bold")
+        if column == 0:
+            cell.set_text_props(ha="left")
+    return figure
+
+
+def list_timing(
+    models: Sequence[str], augmentations: Sequence[str], sparsities: Sequence[float]
+) -> list[dict[str, Any]]:
+    """Lists what each stage of this run took when it last ran on this machine; this stage still runs."""
+    keys = [f"{model}-{augmentation}" for model in models for augmentation in augmentations]
+    matrix = {
+        "preview": augmentations,
+        "complexity": models,
+        "train": keys,
+        "evaluate": keys,
+        "prune": [str(sparsity) for sparsity in sparsities],
+    }
+    stages = ["validate", "download", "prepare", "select_model"]
+    stages += [f"{stage}@{item}" for stage, items in matrix.items() for item in items]
+    return [read_json(TIMING / f"{stage}.json") for stage in stages if (TIMING / f"{stage}.json").exists()]
+
+
+def write_outputs(
+    candidates: Sequence[dict[str, Any]], chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]
+) -> None:
+    """Writes the DVC outputs of this stage."""
+    key = f"{chosen['model']}-{chosen['augmentation']}"
+    accuracies = {f"{row['model']}-{row['augmentation']}": row["test_accuracy"] for row in candidates}
+    write_json(OUTPUT / "metrics.json", summarize(chosen, pruned))
+    write_json(OUTPUT / "test_accuracy.json", accuracies)
+    write_csv(OUTPUT / "curves.csv", read_curves(candidates))
+    write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
+    write_csv(OUTPUT / "pruning.csv", pruned)
+    write_figure(OUTPUT / "pruning.png", plot_pruning(pruned, key))
+    write_figure(OUTPUT / "distortions.png", plot_distortions(candidates))
+
+
+def write_times(
+    candidates: Sequence[dict[str, Any]],
+    chosen: dict[str, Any],
+    pruned: Sequence[dict[str, Any]],
+    timing: Sequence[dict[str, Any]],
+    seed: int,
+) -> None:
+    """Writes the files that hold times, versions and hardware, the README's tables among them.
+
+    What the run took is only said where every candidate was trained on this machine: else it would mix two runs.
+    """
+    key = f"{chosen['model']}-{chosen['augmentation']}"
+    is_one_run = bool(timing) and all(candidate["training_seconds"] is not None for candidate in candidates)
+    environment = read_training(key) if is_one_run else {}
+    write_csv(OUTPUT / "candidates.csv", candidates)
+    write_figure(OUTPUT / "candidates.png", plot_candidates(candidates, key))
+    write_json(OUTPUT / "environment.json", environment)
+    write_csv(OUTPUT / "timing.csv", timing if is_one_run else [dict.fromkeys(("stage", "seconds", "peak_memory_mib"))])
+    sentences = format_environment(environment, timing, seed) if is_one_run else f"Seed {seed}.\n"
+    write_bytes(OUTPUT / "headline.md", f"{format_headline(chosen, pruned)}\n{sentences}".encode())
+    write_bytes(OUTPUT / "grid.md", format_grid(candidates).encode())
+
+
+def main() -> None:
+    """Runs the stage."""
+    params, choice = load_params(), read_json(DATA / "select_model" / "choice.json")
+    study, sparsities = params.study, params.prune.sparsities
+    candidates = [read_candidate(model, name) for model in study.models for name in study.augmentations]
+    names = ("model", "augmentation")
+    (chosen,) = (candidate for candidate in candidates if all(candidate[name] == choice[name] for name in names))
+    pruned, timing = list_pruned(sparsities), list_timing(study.models, study.augmentations, sparsities)
+    write_outputs(candidates, chosen, pruned)
+    write_times(candidates, chosen, pruned, timing, params.seed)
+    print(f"{OUTPUT}: the chosen model has a test accuracy of {chosen['test_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

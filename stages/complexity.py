@@ -1,0 +1,205 @@
+"""What does each layer of a model cost, and how much of the image does it see? `python -m stages.complexity MODEL`.
+
+Reads `params.yaml` and, for one picture to draw on, `data/prepare/train.npz`.
+Writes, in `data/complexity/MODEL/`:
+
+- `layers.csv`: a row per layer; receptive field in pixels, counts for one image and one forward pass;
+- `metrics.json`: the totals;
+- `layers.png`: MACs and parameters by layer;
+- `receptive_field.png`: the growth of the receptive field, over a training image.
+
+Everything follows from the list of layers: no network is built, and nothing is measured.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from stages.lib.architecture import Layer, list_layers
+from stages.lib.arguments import parse_names
+from stages.lib.files import read_split, write_csv, write_json
+from stages.lib.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
+from stages.lib.params import load_params
+from stages.lib.plots import COLORS, write_figure
+from stages.lib.receptive_field import ReceptiveField, compute_receptive_fields
+from stages.lib.runner import run_stage
+
+TRAIN = Path("data/prepare/train.npz")
+OUTPUT = Path("data/complexity")
+
+FLOAT32_BYTES = 4
+WRITES_A_NEW_TENSOR = ("conv", "max_pool", "dense")  # the other kinds can overwrite their input, or change nothing
+COLOR_OF_KIND = dict(zip(("conv", "dense", "batch_norm"), COLORS, strict=False))
+
+
+def compute_activation_bytes(shape: Sequence[int]) -> int:
+    """Computes the memory of the float32 activations of one image."""
+    return prod(shape) * FLOAT32_BYTES
+
+
+def compute_peak_activation_bytes(layers: Sequence[Layer]) -> int:
+    """Computes the most memory that a layer's input and output take together, one image, layer by layer.
+
+    Batch normalization, ReLU, dropout and flatten work in place, so only the other kinds hold two tensors at once.
+    """
+    return max(
+        compute_activation_bytes(layer.input_shape) + compute_activation_bytes(layer.output_shape)
+        for layer in layers
+        if layer.kind in WRITES_A_NEW_TENSOR
+    )
+
+
+def measure_layers(layers: Sequence[Layer], fields: Sequence[ReceptiveField]) -> list[dict[str, Any]]:
+    """Computes a row of `layers.csv` for each layer; shares are fractions of the model's total."""
+    total_macs = sum(map(count_macs, layers))
+    total_parameters = sum(map(count_parameters, layers))
+    return [
+        {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "output_shape": "x".join(map(str, layer.output_shape)),
+            "receptive_field_px": field.size_px,
+            "jump_px": field.jump_px,
+            "start_px": field.start_px,
+            "extent_first_px": field.first_px,
+            "extent_last_px": field.last_px,
+            "macs": count_macs(layer),
+            "flops": count_flops(layer),
+            "study_macs": count_study_macs(layer),
+            "study_flops": count_study_flops(layer),
+            "parameters": count_parameters(layer),
+            "activation_bytes": compute_activation_bytes(layer.output_shape),
+            "macs_share": round(count_macs(layer) / total_macs, 6),
+            "parameters_share": round(count_parameters(layer) / total_parameters, 6),
+        }
+        for layer, field in zip(layers, fields, strict=True)
+    ]
+
+
+def sum_up(rows: Sequence[Mapping[str, Any]], layers: Sequence[Layer]) -> dict[str, int]:
+    """Computes the content of `metrics.json`; the receptive field is that of the last layer before the dense ones."""
+    summed = ("macs", "flops", "study_macs", "study_flops", "parameters")
+    (receptive_field_px,) = (row["receptive_field_px"] for row in rows if row["kind"] == "flatten")
+    return {
+        **{name: sum(row[name] for row in rows) for name in summed},
+        "receptive_field_px": receptive_field_px,
+        "peak_activation_bytes": compute_peak_activation_bytes(layers),
+    }
+
+
+def describe_count(value: int, total: int) -> str:
+    """Writes a count with its share of the total.
+
+    >>> describe_count(225_792, 37_156_608)
+    '225,792  (0.6 %)'
+    """
+    if value == 0:
+        return "0"
+    share = f"{100 * value / total:.1f}" if value >= 0.001 * total else "<0.1"
+    return f"{value:,}  ({share} %)"
+
+
+def draw_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
+    """Draws one horizontal bar per row, with its value and its share written at its end."""
+    values = [row[column] for row in rows]
+    bars = axes.barh([row["layer"] for row in rows], values, color=[COLOR_OF_KIND[row["kind"]] for row in rows])
+    axes.bar_label(bars, [describe_count(value, sum(values)) for value in values], padding=4, fontsize=8)
+    axes.set_xlim(0, 1.5 * max(values))  # room for the labels
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+
+
+def plot_layers(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, int], model_name: str) -> Figure:
+    """Plots MACs and parameters of the layers that have either; the caption names both ways of counting."""
+    shown = [row for row in rows if row["macs"] or row["parameters"]]
+    figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(10, 2.3 + 0.3 * len(shown)))
+    draw_bars(left, shown, "macs")
+    left.invert_yaxis()  # the first layer on top; both panels share the axis
+    left.set(title=f"{metrics['macs']:,} MACs", xlabel="multiply-accumulates, one image", ylabel="layer")
+    draw_bars(right, shown, "parameters")
+    right.set(title=f"{metrics['parameters']:,} parameters", xlabel="numbers stored, trained or not")
+    kinds = {row["kind"] for row in shown}
+    patches = [Patch(color=color, label=kind) for kind, color in COLOR_OF_KIND.items() if kind in kinds]
+    figure.legend(handles=patches, loc="outside right center", frameon=False)
+    figure.suptitle(f"Cost of each layer of the {model_name} model", fontweight="bold")
+    figure.supxlabel(
+        f"The field's convention, drawn here: biases are not counted, FLOPs = 2 x MACs = {metrics['flops']:,}.\n"
+        f"The study's: a bias is one more input of a dense layer, {metrics['study_macs']:,} MACs; "
+        f"with one addition per output of a convolution, {metrics['study_flops']:,} FLOPs.",
+        fontsize=8,
+    )
+    return figure
+
+
+def describe_field(layer: Layer, field: ReceptiveField) -> str:
+    """Describes a layer's receptive field in two short lines; `inside` is the part that the image holds."""
+    seen = field.last_px - field.first_px + 1
+    clipped = f", {seen} x {seen} inside" if seen < field.size_px else ""
+    return (
+        f"{layer.name}: {field.size_px} x {field.size_px} px{clipped}\n"
+        f"pixels {field.first_px} to {field.last_px}, a unit every {field.jump_px} px"
+    )
+
+
+def plot_receptive_field(
+    layers: Sequence[Layer], fields: Sequence[ReceptiveField], image: np.ndarray, class_name: str, model_name: str
+) -> Figure:
+    """Plots what the center unit of each convolution and pool sees: nested squares over `image`, (N, N) uint8.
+
+    Convolutions are solid and pools dashed, so that edges that coincide stay visible.
+    """
+    shown = [(layer, field) for layer, field in zip(layers, fields, strict=True) if layer.kind in ("conv", "max_pool")]
+    side = image.shape[0]
+    colors = colormaps["plasma"](np.linspace(0, 0.75, len(shown)))  # the rest is too light for a white ground
+    label_ys = side * np.linspace(min(0.95, 0.1 * len(shown)), 0.05, len(shown)) - 0.5  # the first layer lowest
+    figure, (axes, margin) = plt.subplots(1, 2, figsize=(8.5, max(5.6, 0.5 * len(shown))), width_ratios=(5, 2))
+    margin.set_axis_off()  # it keeps the place of the labels
+    axes.imshow(image, cmap="gray_r", vmin=0, vmax=2 * 255)  # pale, so that the squares stand out
+    for (layer, field), color, label_y in zip(shown, colors, label_ys, strict=True):
+        corner, width = field.first_px - 0.5, field.last_px - field.first_px + 1  # pixel i is i - 0.5 to i + 0.5
+        style = {"edgecolor": color, "linestyle": "--" if layer.kind == "max_pool" else "-"}
+        axes.add_patch(Rectangle((corner, corner), width, width, fill=False, linewidth=2, **style))
+        axes.annotate(
+            describe_field(layer, field),
+            xy=(corner + width, corner),
+            xytext=(1.05 * side, label_y),
+            color=color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.8, "relpos": (0, 0.5), **style},
+        ).set_in_layout(False)
+    axes.set(title="solid: convolution, dashed: pool", xlabel="column, pixels", ylabel="row, pixels")
+    figure.suptitle(f"What the center unit of each layer of the {model_name} model sees ({class_name})", weight="bold")
+    return figure
+
+
+def main() -> None:
+    """Runs the stage."""
+    params = load_params()
+    (name,) = parse_names(__doc__, model=params.models)
+    class_names = params.dataset.class_names
+    layers = list_layers(params.dataset.image_size_px, len(class_names), **asdict(params.models[name]))
+    fields = compute_receptive_fields(layers)
+    images, labels = read_split(TRAIN)
+    rows = measure_layers(layers, fields)
+    metrics = sum_up(rows, layers)
+    write_csv(OUTPUT / name / "layers.csv", rows)
+    write_json(OUTPUT / name / "metrics.json", metrics)
+    write_figure(OUTPUT / name / "layers.png", plot_layers(rows, metrics, name))
+    figure = plot_receptive_field(layers, fields, images[0], class_names[labels[0]], name)
+    write_figure(OUTPUT / name / "receptive_field.png", figure)
+    print(f"{OUTPUT / name}: {metrics['macs']:,} MACs, {metrics['parameters']:,} parameters")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,182 @@
+"""How good is one trained model on images that nothing was chosen on?
+
+Run as `python -m stages.evaluate MODEL AUGMENTATION`.
+
+Reads:
+    data/train/<model>-<augmentation>/model.h5.
+    data/prepare/test.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
+
+Writes, in data/evaluate/<model>-<augmentation>/:
+    metrics.json: test accuracy and loss, expected calibration error, accuracy under each regime's own distortion.
+    classes.csv: precision, recall and F1 of each class.
+    confusion.csv: actual and predicted class name of each test image, for DVC's confusion template.
+    reliability.png: confidence against accuracy.   gallery.png: the most confident mistakes.
+
+No stage before `compare` reads these numbers: no choice rests on the test images.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from stages.lib.arguments import parse_names
+from stages.lib.augmentation import augment
+from stages.lib.files import read_split, write_csv, write_json
+from stages.lib.metrics import (
+    compute_accuracy,
+    compute_class_scores,
+    compute_confusion_matrix,
+    compute_cross_entropy_loss,
+    compute_expected_calibration_error,
+    compute_probabilities,
+    compute_reliability,
+)
+from stages.lib.model import predict_logits, read_model, to_network_input
+from stages.lib.params import AugmentationParams, load_params
+from stages.lib.plots import COLORS, write_figure
+from stages.lib.runner import run_stage
+from stages.lib.tf import keras, tf
+
+TEST_SET = Path("data/prepare/test.npz")
+MODELS = Path("data/train")
+OUTPUT = Path("data/evaluate")
+
+
+def distort(x: np.ndarray, augmentation: AugmentationParams, seed: int) -> np.ndarray:
+    """Applies a regime once to (N, size, size, 1) float32 images; every model sees the same distorted images."""
+    return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), **asdict(augmentation)).numpy()
+
+
+def measure(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:
+    """Measures test accuracy, cross-entropy in nats, and expected calibration error."""
+    return {
+        "test_accuracy": compute_accuracy(y_true, probabilities.argmax(axis=1)),
+        "test_loss": round(compute_cross_entropy_loss(y_true, probabilities), 6),
+        "calibration_error": round(compute_expected_calibration_error(reliability), 6),
+    }
+
+
+def measure_under_distortions(
+    model: keras.Model,
+    x: np.ndarray,
+    y_true: np.ndarray,
+    augmentations: Mapping[str, AugmentationParams],
+    seed: int,
+) -> dict[str, float]:
+    """Measures the accuracy on x under each regime that changes images, as test_accuracy_under_<regime>."""
+    identity = AugmentationParams(0, 0, 0, False)
+    return {
+        f"test_accuracy_under_{name}": compute_accuracy(
+            y_true, predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
+        )
+        for name, augmentation in augmentations.items()
+        if augmentation != identity
+    }
+
+
+def list_class_scores(confusion_matrix: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Lists class, precision, recall, F1 and number of images, a row per class."""
+    return [
+        {"class": name, "precision": f"{p:.4f}", "recall": f"{r:.4f}", "f1": f"{f:.4f}", "images": int(count)}
+        for name, (p, r, f), count in zip(
+            class_names, compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1), strict=True
+        )
+    ]
+
+
+def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figure:
+    """Plots (bins, 3) share, confidence and accuracy: accuracy in each bin above the share of images in it."""
+    num_bins = len(reliability)
+    share, confidence, accuracy = reliability.T
+    filled = share > 0
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.2, 5), sharex=True, height_ratios=[3, 1])
+    top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
+    top.plot(confidence[filled], accuracy[filled], marker="o", color=COLORS[0], label="this model")
+    top.set(
+        xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}\nexpected calibration error {100 * error:.2f} %"
+    )
+    top.legend(loc="upper left", frameon=False)
+    bottom.bar((np.arange(num_bins) + 0.5) / num_bins, 100 * share, width=0.9 / num_bins, color=COLORS[0])
+    bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="% of images")
+    return figure
+
+
+def plot_gallery(
+    images: np.ndarray, y_true: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...], title: str
+) -> Figure:
+    """Plots (N, size, size) images, N >= 0, with true and predicted name and the confidence in the wrong one."""
+    num_columns = 6
+    num_rows = max(1, math.ceil(len(images) / num_columns))
+    figure, axes = plt.subplots(
+        num_rows, num_columns, figsize=(1.5 * num_columns, 1.75 * num_rows + 0.5), squeeze=False
+    )
+    figure.suptitle(f"{title}: the {len(images)} most confident mistakes on the test images")
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, true, shares in zip(axes.flat, images, y_true, probabilities, strict=False):
+        axis.imshow(image, cmap="gray_r", vmin=0, vmax=255)
+        predicted = class_names[shares.argmax()]
+        axis.set_title(f"{class_names[true]}, taken for\n{predicted} ({100 * shares.max():.1f} %)", fontsize=8)
+    return figure
+
+
+def find_confident_mistakes(y_true: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
+    """Returns the indices of at most `count` wrong predictions, the most confident first."""
+    y_pred = probabilities.argmax(axis=1)
+    mistakes = np.flatnonzero(y_pred != y_true)
+    confidence = probabilities[mistakes, y_pred[mistakes]]
+    return mistakes[np.argsort(-confidence, kind="stable")[:count]]
+
+
+def write_tables(folder: Path, y_true: np.ndarray, y_pred: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Writes classes.csv and confusion.csv from (N,) true and predicted labels."""
+    confusion_matrix = compute_confusion_matrix(y_true, y_pred, len(class_names))
+    write_csv(folder / "classes.csv", list_class_scores(confusion_matrix, class_names))
+    pairs = zip(y_true, y_pred, strict=True)
+    write_csv(folder / "confusion.csv", [{"actual": class_names[t], "predicted": class_names[p]} for t, p in pairs])
+
+
+def write_figures(
+    folder: Path,
+    images: np.ndarray,
+    y_true: np.ndarray,
+    probabilities: np.ndarray,
+    reliability: np.ndarray,
+    metrics: Mapping[str, float],
+    class_names: tuple[str, ...],
+    num_mistakes: int,
+) -> None:
+    """Writes reliability.png and gallery.png."""
+    figure = plot_reliability(reliability, metrics["calibration_error"], folder.name)
+    write_figure(folder / "reliability.png", figure)
+    mistakes = find_confident_mistakes(y_true, probabilities, num_mistakes)
+    figure = plot_gallery(images[mistakes], y_true[mistakes], probabilities[mistakes], class_names, folder.name)
+    write_figure(folder / "gallery.png", figure)
+
+
+def main() -> None:
+    """Runs the stage."""
+    params = load_params()
+    output = OUTPUT / "-".join(parse_names(__doc__, model=params.models, augmentation=params.augmentations))
+    augmentations = {name: params.augmentations[name] for name in params.study.augmentations}
+    class_names, num_mistakes = params.dataset.class_names, params.evaluate.gallery_images
+    images, y_true = read_split(TEST_SET)
+    model, x = read_model(MODELS / output.name / "model.h5"), to_network_input(images)
+    probabilities = compute_probabilities(predict_logits(model, x))
+    reliability = compute_reliability(y_true, probabilities, params.evaluate.calibration_bins)
+    metrics = measure(y_true, probabilities, reliability)
+    metrics |= measure_under_distortions(model, x, y_true, augmentations, params.seed)
+    write_json(output / "metrics.json", metrics)
+    write_tables(output, y_true, probabilities.argmax(axis=1), class_names)
+    write_figures(output, images, y_true, probabilities, reliability, metrics, class_names, num_mistakes)
+    print(f"{output}: test accuracy {metrics['test_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

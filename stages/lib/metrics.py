@@ -1,0 +1,73 @@
+"""Measures of a classifier, on plain arrays. No TensorFlow.
+
+`*_accuracy`, precision, recall and F1: higher is better; `*_loss` and `*_error`: lower is better. All but losses are
+fractions in [0, 1].
+"""
+
+import numpy as np
+
+
+def compute_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Computes the softmax of (N, classes) logits, as float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def compute_accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
+    """Computes the share of (N,) predicted labels that equal the true ones."""
+    return float(np.mean(y_true == y_pred))
+
+
+def compute_cross_entropy_loss(y_true: np.ndarray, probabilities: np.ndarray) -> float:
+    """Computes the mean of -ln(probability of the true label), in nats, from (N,) labels and (N, classes)."""
+    of_true = probabilities[np.arange(len(y_true)), y_true]
+    return float(-np.mean(np.log(np.maximum(of_true, np.finfo(np.float64).tiny))))
+
+
+def compute_confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts (num_classes, num_classes) int64: rows are true labels, columns predicted ones.
+
+    >>> compute_confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    cells = np.bincount(y_true.astype(np.int64) * num_classes + y_pred, minlength=num_classes**2)
+    return cells.reshape(num_classes, num_classes)
+
+
+def compute_class_scores(confusion_matrix: np.ndarray) -> np.ndarray:
+    """Computes (classes, 3) float64 precision, recall and F1 of each class; 0 where nothing was predicted or true."""
+    hits = np.diag(confusion_matrix).astype(np.float64)
+    predicted, true = confusion_matrix.sum(axis=0), confusion_matrix.sum(axis=1)
+    precision = hits / np.maximum(predicted, 1)
+    recall = hits / np.maximum(true, 1)
+    f1 = 2 * hits / np.maximum(predicted + true, 1)
+    return np.stack([precision, recall, f1], axis=1)
+
+
+def compute_reliability(y_true: np.ndarray, probabilities: np.ndarray, num_bins: int) -> np.ndarray:
+    """Compares confidence, the probability of the predicted label, with accuracy.
+
+    Args:
+        y_true: (N,) integer labels.
+        probabilities: (N, classes), rows sum to 1.
+        num_bins: number of equal-width bins of confidence over [0, 1]; 1 belongs to the last one.
+
+    Returns:
+        (num_bins, 3) float64: share of the images, mean confidence, accuracy; zeros for an empty bin.
+    """
+    confidence, is_correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == y_true
+    bins = np.minimum((confidence * num_bins).astype(np.int64), num_bins - 1)
+    counts = np.bincount(bins, minlength=num_bins)
+    filled = np.maximum(counts, 1)
+    mean_confidence = np.bincount(bins, confidence, num_bins) / filled
+    accuracy = np.bincount(bins, is_correct, num_bins) / filled
+    return np.stack([counts / len(confidence), mean_confidence, accuracy], axis=1)
+
+
+def compute_expected_calibration_error(reliability: np.ndarray) -> float:
+    """Computes the mean of |accuracy - confidence| over the bins of `compute_reliability`, weighted by their share.
+
+    Source: Guo, Pleiss, Sun, Weinberger 2017, On Calibration of Modern Neural Networks, equation 3.
+    """
+    share, confidence, accuracy = reliability.T
+    return float(np.sum(share * np.abs(accuracy - confidence)))

@@ -1,0 +1,49 @@
+"""Runs a stage: one clear message where the cause is the user's to mend, and a record of what the run took."""
+
+import errno
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from stages.lib.errors import UserError
+from stages.lib.files import write_json
+
+TIMING = Path("data/timing")
+"""What each stage took when it last ran here. No DVC outputs: no two runs take the same time."""
+
+ERRORS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Runs a stage and records what it took.
+
+    A `UserError`, a disk that is full or may not be written, or Ctrl-C becomes one line on stderr and a non-zero exit
+    status; any other exception is a fault of the program and keeps its traceback.
+    """
+    try:
+        main()
+        write_timing(Path(sys.argv[0]).stem, sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in ERRORS_OF_THE_MACHINE:
+            raise
+        sys.exit(f"error: {error}; mend it and run `dvc repro` again")
+    except KeyboardInterrupt:
+        print("interrupted: `dvc repro` goes on with this stage", file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT, as shells count
+
+
+def write_timing(stage: str, arguments: list[str]) -> None:
+    """Writes the seconds since the process started, imports included, and the most memory that it held."""
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    timing = {
+        "stage": f"{stage}@{'-'.join(arguments)}" if arguments else stage,  # as DVC names it
+        "seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mib": peak_kib // 1024,
+    }
+    write_json(TIMING / f"{timing['stage']}.json", timing)

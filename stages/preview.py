@@ -1,0 +1,106 @@
+"""What does an augmentation do to the images? Draws originals beside augmented versions, one row a class.
+
+Run as `python -m stages.preview AUGMENTATION`.
+
+Reads:
+    data/prepare/train.npz: `images`, `labels`; the first image of each class is shown.
+
+Writes:
+    data/preview/<augmentation>.png.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from stages.lib.arguments import parse_names
+from stages.lib.augmentation import augment
+from stages.lib.files import read_split
+from stages.lib.model import to_network_input
+from stages.lib.params import AugmentationParams, load_params
+from stages.lib.plots import COLORS, write_figure
+from stages.lib.runner import run_stage
+from stages.lib.tf import tf
+
+SOURCE = Path("data/prepare/train.npz")
+OUTPUT = Path("data/preview")
+
+
+def find_first_of_each_class(labels: np.ndarray) -> np.ndarray:
+    """Returns the index of the first image of each label, by label."""
+    return np.unique(labels, return_index=True)[1]
+
+
+def make_versions(images: np.ndarray, augmentation: AugmentationParams, versions: int, seed: int) -> np.ndarray:
+    """Augments each image `versions` times.
+
+    Args:
+        images: (N, size, size) uint8.
+        augmentation: limits of the random transforms.
+        versions: number of draws.
+        seed: of the draws; the same for every regime.
+
+    Returns:
+        (N, 1 + versions, size, size) float32 in [0, 1]; the original comes first.
+    """
+    x = to_network_input(images)
+    draws = [
+        augment(tf.constant(x), tf.constant([seed, version], tf.int64), **asdict(augmentation)).numpy()
+        for version in range(versions)
+    ]
+    return np.stack([x, *draws], axis=1)[..., 0]
+
+
+def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
+    """Plots (classes, 1 + versions, size, size) images in [0, 1] as a grid: a row a class, the original on the left."""
+    num_rows, num_columns, size = versions.shape[:3]
+    tile = size + 2
+    framed = np.pad(versions, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    grid = framed.transpose(0, 2, 1, 3).reshape(num_rows * tile, num_columns * tile)
+    figure, axis = plt.subplots(figsize=(0.55 * num_columns + 1.4, 0.55 * num_rows + 0.8))
+    axis.imshow(grid, cmap="gray_r", vmin=0, vmax=1)
+    axis.axvline(tile - 0.5, color=COLORS[1], linewidth=2)
+    axis.set_xticks([tile / 2, tile * (num_columns + 1) / 2], ["original", "augmented, drawn anew each time"])
+    axis.set_yticks([(row + 0.5) * tile for row in range(num_rows)], class_names)
+    axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    axis.set_title(title)
+    return figure
+
+
+def describe(name: str, augmentation: AugmentationParams) -> str:
+    """Writes a regime as a title.
+
+    >>> describe("mild", AugmentationParams(8, 0.02, 0.2, False))
+    'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
+    """
+    parts = []
+    if augmentation.rotation_degrees:
+        parts.append(f"rotation up to {augmentation.rotation_degrees:g}°")
+    if augmentation.shift_fraction:
+        parts.append(f"shift up to {100 * augmentation.shift_fraction:g} %")
+    if augmentation.zoom_fraction:
+        parts.append(f"zoom up to {100 * augmentation.zoom_fraction:g} %")
+    if augmentation.horizontal_flip:
+        parts.append("half of the images mirrored")
+    return f"{name}: {', '.join(parts) or 'images as they are'}"
+
+
+def main() -> None:
+    """Runs the stage."""
+    params = load_params()
+    (name,) = parse_names(__doc__, augmentation=params.augmentations)
+    augmentation = params.augmentations[name]
+    images, labels = read_split(SOURCE)
+    examples = images[find_first_of_each_class(labels)]
+    versions = make_versions(examples, augmentation, params.preview.versions, params.seed)
+    figure = plot_preview(versions, params.dataset.class_names, describe(name, augmentation))
+    write_figure(OUTPUT / f"{name}.png", figure)
+    print(f"{OUTPUT / name}.png: {len(examples)} classes, {params.preview.versions} augmented versions of each")
+
+
+if __name__ == "__main__":
+    run_stage(main)

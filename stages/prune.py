@@ -1,0 +1,188 @@
+"""How many weights can the chosen model lose? Prunes it to one sparsity; run as `python -m stages.prune SPARSITY`.
+
+Magnitude pruning with tensorflow-model-optimization: while the model is fine-tuned, the share of zeros in each kernel
+between the first and the last rises to the target along a cubic schedule (Zhu and Gupta 2017, To prune, or not to
+prune, arXiv 1710.01878), the smallest weights going first; then the mask stays and the remaining weights recover.
+
+Reads:
+    data/select_model/choice.json, model.h5: the chosen model, which is not changed.
+    data/prepare/train.npz, val.npz, test.npz.
+
+Writes, in data/prune/<sparsity>/:
+    model.h5: the pruned model, an ordinary Keras model with zeros in its kernels.
+    metrics.json: accuracy before and after, share of zeros, size raw and gzipped.
+    layers.csv: zeros of each layer.
+
+The test accuracy is only reported: nothing here is chosen by it.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib.batches import count_steps, training_batches
+from stages.lib.errors import UserError
+from stages.lib.files import read_json, read_split, write_csv, write_json
+from stages.lib.metrics import compute_accuracy
+from stages.lib.model import predict_logits, read_model, to_network_input, write_model
+from stages.lib.params import PruneParams, find_name, load_params
+from stages.lib.progress import Progress
+from stages.lib.runner import run_stage
+from stages.lib.sparsity import compute_gzip_size_bytes, compute_sparsity, count_zeros, has_sparsity
+from stages.lib.tf import keras
+
+# isort: split
+import tensorflow_model_optimization as tfmot  # after stages.lib.tf, which settles which Keras it gets
+
+DATA = Path("data/prepare")
+CHOSEN = Path("data/select_model")
+OUTPUT = Path("data/prune")
+LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
+
+
+def build_schedule(sparsity: float, total_steps: int, ramp_fraction: float, frequency: int) -> Any:
+    """Builds the cubic rise to `sparsity` within the first `ramp_fraction` of the steps.
+
+    The mask is updated at multiples of `frequency` only, so the end of the rise is rounded down to one of them; else
+    the last update would come too early and miss the target.
+    """
+    end_step = max(1, int(total_steps * ramp_fraction) // frequency) * frequency
+    if end_step > total_steps:
+        raise UserError(
+            f"params.yaml: prune: expected the sparsity to reach its target within {total_steps} steps of fine-tuning, "
+            f"got step {end_step}; lower prune.ramp_fraction or prune.frequency, or raise prune.epochs"
+        )
+    return tfmot.sparsity.keras.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=end_step, frequency=frequency)
+
+
+def list_pruned_layers(model: keras.Model) -> list[str]:
+    """Lists the names of the layers whose kernels are pruned: all but the first and the last one.
+
+    Those two hold few weights, and every image has to pass them: the first convolution stays dense in Gale, Elsen and
+    Hooker 2019, The State of Sparsity, arXiv 1902.09574, section 4. A model without others is pruned everywhere.
+    """
+    names = [layer.name for layer in model.layers if isinstance(layer, LAYERS_WITH_KERNEL)]
+    return names[1:-1] or names
+
+
+def prune_model(
+    model: keras.Model,
+    train: tuple[np.ndarray, np.ndarray],
+    augmentation_limits: dict[str, Any],
+    sparsity: float,
+    prune: PruneParams,
+    seed: int,
+) -> keras.Model:
+    """Prunes and fine-tunes a float32 model in place on (images, labels); returns it stripped of the pruning wrappers.
+
+    The batches are not those of the training, whose seed is `seed`, too. In float32 throughout: under mixed
+    precision the wrappers would round the stored weights to bfloat16 in every step.
+    """
+    num_classes, steps = model.output_shape[-1], count_steps(len(train[0]), prune.batch_size)
+    total_steps = prune.epochs * steps
+    schedule = build_schedule(sparsity, total_steps, prune.ramp_fraction, prune.frequency)
+    pruned_layers = list_pruned_layers(model)
+
+    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in pruned_layers:
+            return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
+        return layer
+
+    wrapped = keras.models.clone_model(model, clone_function=wrap)
+    wrapped.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(prune.learning_rate, total_steps)),
+        keras.losses.CategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    wrapped.fit(
+        training_batches(
+            *train, num_classes, prune.batch_size, prune.epochs, prune.clean_epochs, seed + 1, **augmentation_limits
+        ),
+        epochs=prune.epochs,
+        steps_per_epoch=steps,
+        verbose=0,
+        # The pruning callback comes first, so that whatever follows sees masked weights.
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), Progress(f"prune {sparsity:g}", prune.epochs, steps)],
+    )
+    return tfmot.sparsity.keras.strip_pruning(wrapped)
+
+
+def list_layer_zeros(model: keras.Model, sparsity: float) -> list[dict[str, Any]]:
+    """Lists layer, weights, zeros and share of zeros of each kernel.
+
+    Raises:
+        RuntimeError: if a pruned kernel's share of zeros is not `sparsity`; then the pruning did not do its work.
+    """
+    rows = []
+    for layer in model.layers:
+        if isinstance(layer, LAYERS_WITH_KERNEL):
+            kernel = layer.kernel.numpy()
+            if layer.name in list_pruned_layers(model) and not has_sparsity(kernel, sparsity):
+                raise RuntimeError(
+                    f"{layer.name}: expected a share of zeros of {sparsity}, got {compute_sparsity(kernel)}"
+                )
+            row = {"layer": layer.name, "weights": kernel.size, "zeros": count_zeros(kernel)}
+            rows.append(row | {"sparsity": f"{compute_sparsity(kernel):.6f}"})
+    return rows
+
+
+def measure_total_sparsity(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Measures the share of zeros in all kernels together, from the rows of `list_layer_zeros`."""
+    return round(sum(row["zeros"] for row in rows) / sum(row["weights"] for row in rows), 6)
+
+
+def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """Measures the accuracy of a model on (N, size, size) uint8 images."""
+    return compute_accuracy(labels, predict_logits(model, to_network_input(images)).argmax(axis=1))
+
+
+def measure(
+    model: keras.Model,
+    val: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    path: Path,
+    prefix: str,
+) -> dict[str, float]:
+    """Measures accuracy on (images, labels) pairs, and the size of the model's file in bytes, as it is and gzipped."""
+    content = path.read_bytes()
+    return {
+        f"{prefix}val_accuracy": measure_accuracy(model, *val),
+        f"{prefix}test_accuracy": measure_accuracy(model, *test),
+        f"{prefix}size_bytes": len(content),
+        f"{prefix}gzip_size_bytes": compute_gzip_size_bytes(content),
+    }
+
+
+def parse_sparsity(sparsities: Sequence[float]) -> str:
+    """Reads the target from the command line, as params.yaml writes it: it names the output folder, too.
+
+    Raises:
+        UserError: if it is none of `sparsities`.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sparsity", help=f"one of {', '.join(map(str, sparsities))}")
+    name = str(parser.parse_args().sparsity)
+    return find_name(name, [str(sparsity) for sparsity in sparsities], "sparsity")
+
+
+def main() -> None:
+    """Runs the stage."""
+    params = load_params()
+    name = parse_sparsity(params.prune.sparsities)
+    train, val, test = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
+    model, limits = read_model(CHOSEN / "model.h5"), read_json(CHOSEN / "choice.json")["augmentation_limits"]
+    before = measure(model, val, test, CHOSEN / "model.h5", "dense_")
+    pruned = prune_model(model, train, limits, float(name), params.prune, params.seed)
+    zeros = list_layer_zeros(pruned, float(name))
+    write_model(OUTPUT / name / "model.h5", pruned)
+    after = measure(pruned, val, test, OUTPUT / name / "model.h5", "")
+    write_json(OUTPUT / name / "metrics.json", {"sparsity": measure_total_sparsity(zeros)} | after | before)
+    write_csv(OUTPUT / name / "layers.csv", zeros)
+    print(f"{OUTPUT / name}: validation accuracy {after['val_accuracy']:.4f}, dense {before['dense_val_accuracy']:.4f}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,107 @@
+import pytest
+
+from stages.lib.architecture import Layer, list_layers
+
+EVERYTHING = ("conv", "flatten", "dense")
+
+
+def list_names(**spec: object) -> list[str]:
+    small: dict[str, object] = {"blocks": [[4]], "dense": [5], "batch_norm": [], "dropout": 0}
+    return [layer.name for layer in list_layers(4, 3, **(small | spec))]  # type: ignore[arg-type]
+
+
+def test_layers_of_a_tiny_network_are_listed_in_full() -> None:
+    layers = list_layers(4, 3, blocks=[[2]], dense=[5], batch_norm=EVERYTHING, dropout=0.1)
+    assert layers == [
+        Layer("conv1", "conv", (4, 4, 1), (4, 4, 2), kernel_size=3),
+        Layer("conv1_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
+        Layer("conv1_relu", "relu", (4, 4, 2), (4, 4, 2)),
+        Layer("pool1", "max_pool", (4, 4, 2), (2, 2, 2), kernel_size=2, strides=2),
+        Layer("flatten", "flatten", (2, 2, 2), (8,)),
+        Layer("flatten_bn", "batch_norm", (8,), (8,)),
+        Layer("dense1", "dense", (8,), (5,)),
+        Layer("dense1_bn", "batch_norm", (5,), (5,)),
+        Layer("dense1_relu", "relu", (5,), (5,)),
+        Layer("dense1_dropout", "dropout", (5,), (5,), rate=0.1),
+        Layer("logits", "dense", (5,), (3,)),
+    ]
+
+
+def test_convolutions_are_numbered_through_all_blocks_and_each_block_ends_in_a_pool() -> None:
+    layers = list_layers(28, 10, blocks=[[32, 64], [64, 128]], dense=[], batch_norm=[], dropout=0)
+    assert [(layer.name, layer.output_shape) for layer in layers if layer.kind != "relu"] == [
+        ("conv1", (28, 28, 32)),
+        ("conv2", (28, 28, 64)),
+        ("pool1", (14, 14, 64)),
+        ("conv3", (14, 14, 64)),
+        ("conv4", (14, 14, 128)),
+        ("pool2", (7, 7, 128)),
+        ("flatten", (6272,)),
+        ("logits", (10,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("conv", ["conv1_bn", "conv2_bn"]), ("flatten", ["flatten_bn"]), ("dense", ["dense1_bn", "dense2_bn"])],
+)
+def test_batch_norm_follows_each_layer_of_its_kind_alone_and_never_the_logits(kind: str, expected: list[str]) -> None:
+    names = list_names(blocks=[[4, 4]], dense=[5, 6], batch_norm=[kind])
+    assert [name for name in names if name.endswith("_bn")] == expected
+
+
+@pytest.mark.parametrize("name", ["conv1", "dense1"])
+def test_batch_norm_stands_between_a_layer_and_its_relu(name: str) -> None:
+    names = list_names(batch_norm=EVERYTHING)
+    start = names.index(name)
+    assert names[start : start + 3] == [name, f"{name}_bn", f"{name}_relu"]
+
+
+def test_dropout_follows_the_relu_of_each_hidden_dense_layer() -> None:
+    names = list_names(dense=[5, 6], dropout=0.25)
+    assert names[-7:] == [
+        "dense1",
+        "dense1_relu",
+        "dense1_dropout",
+        "dense2",
+        "dense2_relu",
+        "dense2_dropout",
+        "logits",
+    ]
+
+
+def test_dropout_of_zero_adds_no_layer() -> None:
+    assert [name for name in list_names(dropout=0) if "dropout" in name] == []
+
+
+def test_each_layer_takes_what_the_one_before_gives() -> None:
+    layers = list_layers(29, 10, blocks=[[3, 4], [5]], dense=[6], batch_norm=EVERYTHING, dropout=0.5)
+    assert layers[0].input_shape == (29, 29, 1)
+    assert [layer.input_shape for layer in layers[1:]] == [layer.output_shape for layer in layers[:-1]]
+
+
+def test_pool_drops_the_last_row_and_column_of_an_odd_size() -> None:
+    (pool,) = (layer for layer in list_layers(7, 3, [[2]], [], [], 0) if layer.kind == "max_pool")
+    assert (pool.input_shape, pool.output_shape) == ((7, 7, 2), (3, 3, 2))
+
+
+@pytest.mark.parametrize(("image_size_px", "num_blocks"), [(2, 1), (3, 1), (4, 2), (28, 4), (32, 5)])
+def test_pools_down_to_exactly_one_pixel_are_allowed(image_size_px: int, num_blocks: int) -> None:
+    layers = list_layers(image_size_px, 3, [[2]] * num_blocks, [], [], 0)
+    assert [layer.output_shape for layer in layers if layer.kind == "max_pool"][-1] == (1, 1, 2)
+
+
+@pytest.mark.parametrize(("image_size_px", "num_blocks"), [(1, 1), (2, 2), (3, 2), (28, 5), (32, 6)])
+def test_pool_to_below_one_pixel_is_refused_with_the_number_of_blocks_that_fits(
+    image_size_px: int, num_blocks: int
+) -> None:
+    expected = (
+        rf"block {num_blocks} of {num_blocks} pools an image of 1 x 1 pixels to below 1 pixel; "
+        rf"use at most {num_blocks - 1} blocks for an image of {image_size_px} pixels"
+    )
+    with pytest.raises(ValueError, match=expected):
+        list_layers(image_size_px, 3, [[2]] * num_blocks, [], [], 0)
+
+
+def test_without_blocks_the_image_goes_straight_to_the_dense_layers() -> None:
+    assert list_names(blocks=[]) == ["flatten", "dense1", "dense1_relu", "logits"]

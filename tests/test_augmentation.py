@@ -1,0 +1,296 @@
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib import augmentation
+from stages.lib.augmentation import affine_transforms, apply_transforms, augment
+from stages.lib.tf import tf
+
+IMAGE = np.arange(16, dtype=np.float32).reshape(4, 4)
+NOTHING: dict[str, Any] = {
+    "rotation_degrees": 0.0,
+    "shift_fraction": 0.0,
+    "zoom_fraction": 0.0,
+    "horizontal_flip": False,
+}
+EVERYTHING: dict[str, Any] = {
+    "rotation_degrees": 30.0,
+    "shift_fraction": 0.2,
+    "zoom_fraction": 0.3,
+    "horizontal_flip": True,
+}
+EACH = [NOTHING | {key: value} for key, value in EVERYTHING.items()]
+SEED = (3, 5)
+
+
+def transform(images: np.ndarray, **changes: float) -> np.ndarray:
+    """Applies one transform to (N, size, size) images; what `changes` does not name stays neutral."""
+    neutral = {"rotation": 0.0, "shift_x": 0.0, "shift_y": 0.0, "zoom_x": 1.0, "zoom_y": 1.0}
+    values = {key: tf.fill([len(images)], float(changes.get(key, value))) for key, value in neutral.items()}
+    mirrored = tf.fill([len(images)], bool(changes.get("mirrored", False)))
+    matrices = affine_transforms(**values, mirrored=mirrored, size=images.shape[1])
+    return np.asarray(apply_transforms(tf.constant(images[..., np.newaxis]), matrices))[..., 0]
+
+
+def shown(**changes: float) -> list[list[float]]:
+    """Transforms the 4 x 4 image 0, 1, ..., 15; rounds away what sine and cosine leave."""
+    rows: list[list[float]] = transform(IMAGE[np.newaxis], **changes)[0].astype(np.float64).round(4).tolist()
+    return rows
+
+
+def augmented(images: np.ndarray, seed: tuple[int, int] = SEED, **limits: Any) -> np.ndarray:
+    return np.asarray(augment(tf.constant(images), tf.constant(seed, tf.int64), **limits))
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, num_images: int = 2000, size: int = 4, **limits: Any) -> np.ndarray:
+    """Returns the (N, 8) matrices that `augment` draws."""
+    matrices = []
+
+    def keep_matrices(x: Any, transforms: Any) -> Any:
+        matrices.append(transforms)
+        return x
+
+    monkeypatch.setattr(augmentation, "apply_transforms", keep_matrices)
+    augmented(np.zeros((num_images, size, size, 1), np.float32), **limits)
+    return np.asarray(matrices[0])
+
+
+@pytest.fixture
+def x() -> np.ndarray:
+    return np.random.default_rng(0).random((8, 6, 6, 1), np.float32)
+
+
+# One transform, by hand
+
+
+def test_neutral_values_change_nothing() -> None:
+    assert shown() == IMAGE.tolist()
+
+
+def test_a_shift_in_x_shows_what_lay_to_the_right_and_repeats_the_border() -> None:
+    assert shown(shift_x=1) == [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11], [13, 14, 15, 15]]
+
+
+def test_a_shift_in_y_shows_what_lay_below_and_repeats_the_border() -> None:
+    assert shown(shift_y=1) == [[4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [12, 13, 14, 15]]
+
+
+def test_a_negative_shift_goes_the_other_way() -> None:
+    assert shown(shift_x=-2, shift_y=-1) == [[0, 0, 0, 1], [0, 0, 0, 1], [4, 4, 4, 5], [8, 8, 8, 9]]
+
+
+def test_half_a_pixel_shows_the_mean_of_two() -> None:
+    assert shown(shift_x=0.5)[0] == [0.5, 1.5, 2.5, 3]
+
+
+def test_a_shift_by_the_whole_side_shows_the_border_only() -> None:
+    assert shown(shift_x=4) == [[3, 3, 3, 3], [7, 7, 7, 7], [11, 11, 11, 11], [15, 15, 15, 15]]
+
+
+def test_a_mirrored_image_has_left_and_right_exchanged() -> None:
+    assert shown(mirrored=True) == [[3, 2, 1, 0], [7, 6, 5, 4], [11, 10, 9, 8], [15, 14, 13, 12]]
+
+
+def test_a_quarter_turn_brings_the_right_column_to_the_top() -> None:
+    assert shown(rotation=math.pi / 2) == [[3, 7, 11, 15], [2, 6, 10, 14], [1, 5, 9, 13], [0, 4, 8, 12]]
+
+
+def test_a_half_turn_reverses_the_image() -> None:
+    assert shown(rotation=math.pi) == [[15, 14, 13, 12], [11, 10, 9, 8], [7, 6, 5, 4], [3, 2, 1, 0]]
+
+
+def test_a_zoom_below_one_enlarges_the_middle() -> None:
+    assert shown(zoom_x=0.5, zoom_y=0.5) == [
+        [3.75, 4.25, 4.75, 5.25],
+        [5.75, 6.25, 6.75, 7.25],
+        [7.75, 8.25, 8.75, 9.25],
+        [9.75, 10.25, 10.75, 11.25],
+    ]
+
+
+def test_a_zoom_in_x_leaves_the_rows_where_they_are() -> None:
+    assert shown(zoom_x=1 / 3) == [
+        [1, 1.3333, 1.6667, 2],
+        [5, 5.3333, 5.6667, 6],
+        [9, 9.3333, 9.6667, 10],
+        [13, 13.3333, 13.6667, 14],
+    ]
+
+
+def test_a_zoom_above_one_shows_the_border_around_the_image() -> None:
+    assert shown(zoom_x=3)[0] == [0, 0, 3, 3]
+
+
+def test_an_odd_side_turns_about_its_middle_pixel() -> None:
+    image = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
+
+    assert transform(image, rotation=math.pi / 2)[0].round(4).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
+
+
+def test_an_image_is_mirrored_before_it_is_turned() -> None:
+    turned = np.rot90(IMAGE)
+
+    assert shown(rotation=math.pi / 2, mirrored=True) == turned[:, ::-1].tolist()
+
+
+def test_an_image_is_zoomed_before_it_is_turned() -> None:
+    right_column_from_row_1_to_row_2 = [7, 8.3333, 9.6667, 11]
+
+    assert shown(rotation=math.pi / 2, zoom_x=1 / 3)[0] == right_column_from_row_1_to_row_2
+
+
+def test_a_shift_is_not_turned() -> None:
+    assert shown(rotation=math.pi, shift_x=1) == [[15, 15, 14, 13], [11, 11, 10, 9], [7, 7, 6, 5], [3, 3, 2, 1]]
+
+
+def test_mirroring_twice_changes_nothing(x: np.ndarray) -> None:
+    np.testing.assert_array_equal(transform(transform(x[..., 0], mirrored=True), mirrored=True), x[..., 0])
+
+
+def test_a_transform_agrees_with_sampling_pixel_by_pixel() -> None:
+    size, angle, shift, zoom = 5, 0.4, (0.7, -0.3), (0.8, 1.1)
+    image = np.random.default_rng(0).random((size, size)).astype(np.float32)
+    expected = np.zeros((size, size))
+    for row, column in itertools.product(range(size), repeat=2):
+        dx, dy = (column - 2) * zoom[0], (row - 2) * zoom[1]
+        x = 2 + math.cos(angle) * dx - math.sin(angle) * dy + shift[0]
+        y = 2 + math.sin(angle) * dx + math.cos(angle) * dy + shift[1]
+        for i, j in itertools.product((0, 1), repeat=2):
+            near_x, near_y = math.floor(x) + i, math.floor(y) + j
+            weight = (1 - abs(x - near_x)) * (1 - abs(y - near_y))
+            expected[row, column] += weight * image[np.clip(near_y, 0, size - 1), np.clip(near_x, 0, size - 1)]
+
+    found = transform(
+        image[np.newaxis], rotation=angle, shift_x=shift[0], shift_y=shift[1], zoom_x=zoom[0], zoom_y=zoom[1]
+    )
+
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
+# Random transforms: what stays
+
+
+def test_zero_strength_is_the_identity(x: np.ndarray) -> None:
+    np.testing.assert_array_equal(augmented(x, **NOTHING), x)
+
+
+@pytest.mark.parametrize("limits", [*EACH, EVERYTHING])
+def test_shape_dtype_and_range_stay(x: np.ndarray, limits: dict[str, Any]) -> None:
+    found = augmented(x, **limits)
+
+    assert (found.shape, found.dtype) == (x.shape, np.dtype(np.float32))
+    assert x.min() - 1e-6 <= found.min()
+    assert found.max() <= x.max() + 1e-6
+
+
+@pytest.mark.parametrize("limits", [*EACH, EVERYTHING])
+def test_any_strength_changes_images(x: np.ndarray, limits: dict[str, Any]) -> None:
+    assert not np.array_equal(augmented(x, **limits), x)
+
+
+def test_a_flip_leaves_each_image_as_it_is_or_mirrors_it_exactly(x: np.ndarray) -> None:
+    found = augmented(x, **NOTHING | {"horizontal_flip": True})
+
+    is_mirrored = [np.array_equal(after, before[:, ::-1]) for before, after in zip(x, found, strict=True)]
+    is_same = [np.array_equal(after, before) for before, after in zip(x, found, strict=True)]
+    assert all(mirrored != same for mirrored, same in zip(is_mirrored, is_same, strict=True))
+    assert 0 < sum(is_mirrored) < len(x)
+
+
+def test_the_size_of_the_batch_may_be_unknown(x: np.ndarray) -> None:
+    def run(images: tf.Tensor) -> tf.Tensor:
+        return augment(images, tf.constant(SEED, tf.int64), **EVERYTHING)
+
+    traced = tf.function(run, input_signature=[tf.TensorSpec([None, 6, 6, 1], tf.float32)])
+
+    np.testing.assert_allclose(np.asarray(traced(x)), augmented(x, **EVERYTHING), atol=1e-5)
+
+
+# Random transforms: the seed
+
+
+@pytest.mark.parametrize("limits", EACH)
+def test_one_seed_gives_the_same_bytes_whatever_ran_before(x: np.ndarray, limits: dict[str, Any]) -> None:
+    before = augmented(x, **limits)
+    augmented(x, seed=(1, 2), **limits)
+    tf.random.uniform([3])
+
+    assert augmented(x, **limits).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("seed", [(3, 6), (4, 5), (5, 3)])
+@pytest.mark.parametrize("limits", EACH)
+def test_another_seed_gives_other_images(x: np.ndarray, limits: dict[str, Any], seed: tuple[int, int]) -> None:
+    assert not np.array_equal(augmented(x, **limits), augmented(x, seed=seed, **limits))
+
+
+@pytest.mark.parametrize("limits", [EACH[0], EACH[1], EACH[2]])
+def test_equal_images_of_a_batch_are_drawn_apart(limits: dict[str, Any]) -> None:
+    images = np.tile(IMAGE[np.newaxis, ..., np.newaxis], (5, 1, 1, 1))
+
+    assert len({image.tobytes() for image in augmented(images, **limits)}) == 5
+
+
+# Random transforms: the limits
+
+
+def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
+    """Checks the ends and the quarters of 2,000 draws: each within 5 % of the width, which is over 5 sigma."""
+    width = high - low
+    assert low - 1e-5 <= values.min() <= low + 0.01 * width
+    assert high - 0.01 * width <= values.max() <= high + 1e-5
+    np.testing.assert_allclose(
+        np.quantile(values, [0.25, 0.5, 0.75]), low + width * np.array([0.25, 0.5, 0.75]), atol=0.05 * width
+    )
+
+
+def test_rotation_is_uniform_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = drawn(monkeypatch, **NOTHING | {"rotation_degrees": 30.0})
+
+    assert_uniform(np.degrees(np.arctan2(matrices[:, 3], matrices[:, 0])), -30, 30)
+    np.testing.assert_allclose(np.hypot(matrices[:, 0], matrices[:, 3]), 1, atol=1e-5)  # no zoom
+
+
+@pytest.mark.parametrize("column", [2, 5], ids=["x", "y"])
+def test_a_shift_is_uniform_within_its_share_of_the_side(monkeypatch: pytest.MonkeyPatch, column: int) -> None:
+    matrices = drawn(monkeypatch, size=10, **NOTHING | {"shift_fraction": 0.2})
+
+    assert_uniform(matrices[:, column], -2, 2)
+    np.testing.assert_array_equal(matrices[:, [0, 1, 3, 4]], np.tile([[1, 0, 0, 1]], (2000, 1)))
+
+
+@pytest.mark.parametrize("column", [0, 4], ids=["x", "y"])
+def test_a_zoom_is_uniform_within_its_limits(monkeypatch: pytest.MonkeyPatch, column: int) -> None:
+    matrices = drawn(monkeypatch, **NOTHING | {"zoom_fraction": 0.3})
+
+    assert_uniform(matrices[:, column], 0.7, 1.3)
+    np.testing.assert_array_equal(matrices[:, [1, 3]], 0)
+
+
+def test_half_of_the_images_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = drawn(monkeypatch, **NOTHING | {"horizontal_flip": True})
+
+    assert set(matrices[:, 0].tolist()) == {-1, 1}
+    assert abs(matrices[:, 0].mean()) < 0.12  # 5 sigma of 2,000 draws
+    assert set(matrices[:, 4].tolist()) == {1}
+
+
+def test_no_image_is_mirrored_where_flips_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = drawn(monkeypatch, **NOTHING | {"shift_fraction": 0.2})
+
+    assert set(matrices[:, 0].tolist()) == {1}
+
+
+def test_the_draws_of_one_image_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = drawn(monkeypatch, size=10, **NOTHING | {"shift_fraction": 0.2, "zoom_fraction": 0.3})
+    zoom_x, zoom_y = matrices[:, 0], matrices[:, 4]
+    shift_x, shift_y = matrices[:, 2] - 4.5 * (1 - zoom_x), matrices[:, 5] - 4.5 * (1 - zoom_y)
+    turned = drawn(monkeypatch, **NOTHING | {"rotation_degrees": 30.0, "horizontal_flip": True})
+    is_mirrored = turned[:, 4] * turned[:, 0] < 0
+
+    draws = [zoom_x, zoom_y, shift_x, shift_y, turned[:, 1], is_mirrored]
+
+    np.testing.assert_allclose(np.corrcoef(draws), np.eye(6), atol=0.12)  # 5 sigma of 2,000 draws

@@ -1,0 +1,185 @@
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib.batches import count_steps, training_batches, validation_batches
+from stages.lib.tf import tf
+
+NUM_IMAGES = 10
+NOTHING: dict[str, Any] = {
+    "rotation_degrees": 0.0,
+    "shift_fraction": 0.0,
+    "zoom_fraction": 0.0,
+    "horizontal_flip": False,
+}
+SOMETHING: dict[str, Any] = {
+    "rotation_degrees": 8.0,
+    "shift_fraction": 0.2,
+    "zoom_fraction": 0.2,
+    "horizontal_flip": True,
+}
+LABELS = np.arange(NUM_IMAGES, dtype=np.uint8) % 3
+IMAGES = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 4, 4), np.uint8)
+IMAGES[:, 0, 0] = np.arange(NUM_IMAGES)  # the first pixel tells which image it is
+
+Batches = list[tuple[np.ndarray, np.ndarray]]
+
+
+def run(**changes: Any) -> Batches:
+    """Returns the batches of a run, by default two epochs of batches of 4 without augmentation."""
+    arguments: dict[str, Any] = {"batch_size": 4, "epochs": 2, "clean_epochs": 0, "seed": 1} | NOTHING
+    batches = training_batches(IMAGES, LABELS, num_classes=3, **arguments | changes)
+    return [(np.asarray(x), np.asarray(y)) for x, y in batches]
+
+
+def read_order(batches: Batches) -> list[int]:
+    return [round(255 * float(image[0, 0, 0])) for x, _ in batches for image in x]
+
+
+def as_bytes(batches: Batches) -> list[bytes]:
+    return [x.tobytes() + y.tobytes() for x, y in batches]
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "steps"), [(1, 1, 1), (1, 9, 1), (8, 4, 2), (9, 4, 3), (48_000, 256, 188)]
+)
+def test_steps_are_counted_with_the_smaller_last_batch(num_images: int, batch_size: int, steps: int) -> None:
+    assert count_steps(num_images, batch_size) == steps
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"), [(4, [4, 4, 2, 4, 4, 2]), (5, [5, 5, 5, 5]), (10, [10, 10]), (11, [10, 10]), (1, [1] * 20)]
+)
+def test_every_epoch_ends_in_a_smaller_batch_where_the_size_does_not_divide(batch_size: int, sizes: list[int]) -> None:
+    batches = run(batch_size=batch_size)
+
+    assert [len(x) for x, _ in batches] == sizes
+    assert [len(y) for _, y in batches] == sizes
+    assert len(batches) == 2 * count_steps(NUM_IMAGES, batch_size)
+
+
+def test_images_are_scaled_to_0_to_1_and_labels_one_hot() -> None:
+    x, y = run(batch_size=10)[0]
+
+    assert (x.shape, x.dtype.name, y.shape, y.dtype.name) == ((10, 4, 4, 1), "float32", (10, 3), "float32")
+    order = [round(255 * float(image[0, 0, 0])) for image in x]
+    np.testing.assert_array_equal(x[..., 0], IMAGES[order].astype(np.float32) / 255)
+    np.testing.assert_array_equal(y, np.eye(3)[LABELS[order]])
+
+
+def test_every_epoch_visits_every_image_once() -> None:
+    order = read_order(run(epochs=3))
+
+    for start in (0, NUM_IMAGES, 2 * NUM_IMAGES):
+        assert sorted(order[start : start + NUM_IMAGES]) == list(range(NUM_IMAGES))
+
+
+def test_the_order_differs_between_epochs() -> None:
+    order = read_order(run(epochs=3))
+
+    assert len({tuple(order[start : start + NUM_IMAGES]) for start in (0, NUM_IMAGES, 2 * NUM_IMAGES)}) == 3
+    assert order[:NUM_IMAGES] != list(range(NUM_IMAGES))
+
+
+def test_batches_are_the_same_when_built_twice() -> None:
+    assert as_bytes(run(**SOMETHING)) == as_bytes(run(**SOMETHING))
+
+
+def test_batches_do_not_depend_on_the_global_seed(request: pytest.FixtureRequest) -> None:
+    request.addfinalizer(lambda: tf.random.set_seed(None))
+    by_global_seed = []
+    for global_seed in (1, 2):
+        tf.random.set_seed(global_seed)
+        by_global_seed.append(as_bytes(run(**SOMETHING)))
+
+    assert by_global_seed[0] == by_global_seed[1]
+
+
+def test_batches_are_the_same_when_read_twice() -> None:
+    batches = training_batches(
+        IMAGES, LABELS, num_classes=3, batch_size=4, epochs=2, clean_epochs=1, seed=1, **SOMETHING
+    )
+    first, second = ([x.numpy().tobytes() for x, _ in batches] for _ in range(2))
+
+    assert first == second
+
+
+def test_another_seed_gives_another_order() -> None:
+    assert read_order(run(seed=1)) != read_order(run(seed=2))
+
+
+def test_another_seed_gives_other_augmented_images() -> None:
+    one_image = {"batch_size": 1, "epochs": 1} | SOMETHING
+    by_seed = []
+    for seed in (1, 2):
+        batches = training_batches(IMAGES[:1], LABELS[:1], num_classes=3, clean_epochs=0, seed=seed, **one_image)
+        by_seed.append(next(iter(batches))[0].numpy().tobytes())
+
+    assert by_seed[0] != by_seed[1]
+
+
+def test_the_order_does_not_depend_on_the_augmentation() -> None:
+    plain = [y.tolist() for _, y in run()]
+
+    assert [y.tolist() for _, y in run(**SOMETHING)] == plain
+
+
+def test_a_longer_run_begins_as_a_shorter_one() -> None:
+    assert as_bytes(run(epochs=3, **SOMETHING))[:6] == as_bytes(run(epochs=2, **SOMETHING))
+
+
+def test_an_image_is_augmented_anew_in_every_epoch() -> None:
+    batches = training_batches(
+        IMAGES[:1], LABELS[:1], num_classes=3, batch_size=1, epochs=4, clean_epochs=0, seed=1, **SOMETHING
+    )
+
+    assert len({x.numpy().tobytes() for x, _ in batches}) == 4
+
+
+@pytest.mark.parametrize(("clean_epochs", "num_augmented"), [(0, 9), (1, 6), (2, 3), (3, 0)])
+def test_the_last_epochs_see_the_images_as_they_are(clean_epochs: int, num_augmented: int) -> None:
+    plain = as_bytes(run(epochs=3))
+
+    batches = as_bytes(run(epochs=3, clean_epochs=clean_epochs, **SOMETHING))
+
+    assert [batch != same for batch, same in zip(batches, plain, strict=True)] == (
+        [True] * num_augmented + [False] * (9 - num_augmented)
+    )
+
+
+@pytest.mark.parametrize("limit", list(NOTHING))
+def test_each_limit_reaches_the_augmentation(limit: str) -> None:
+    assert as_bytes(run(**NOTHING | {limit: SOMETHING[limit]})) != as_bytes(run())
+
+
+def test_augmented_images_stay_in_0_to_1() -> None:
+    for x, _ in run(**SOMETHING):
+        assert -1e-6 <= x.min() < x.max() <= 1 + 1e-6
+
+
+def test_the_largest_seed_works() -> None:
+    assert len(run(seed=2**31 - 1, **SOMETHING)) == 6
+
+
+def test_validation_batches_keep_the_order() -> None:
+    batches = [(x.numpy(), y.numpy()) for x, y in validation_batches(IMAGES, LABELS, num_classes=3, batch_size=4)]
+
+    assert [len(x) for x, _ in batches] == [4, 4, 2]
+    x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+    assert (x.dtype.name, y.dtype.name) == ("float32", "float32")
+    np.testing.assert_array_equal(x, IMAGES[..., np.newaxis].astype(np.float32) / 255)
+    np.testing.assert_array_equal(y, np.eye(3)[LABELS])
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+def test_no_tuner_delays_the_end_of_an_epoch(kind: str) -> None:
+    if kind == "training":
+        batches = training_batches(
+            IMAGES, LABELS, num_classes=3, batch_size=4, epochs=1, clean_epochs=0, seed=1, **NOTHING
+        )
+    else:
+        batches = validation_batches(IMAGES, LABELS, num_classes=3, batch_size=4)
+
+    assert batches.options().autotune.enabled is False
+    assert batches.options().deterministic is True

@@ -1,0 +1,261 @@
+import dataclasses
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from stages import evaluate as stage
+from stages.evaluate import (
+    distort,
+    find_confident_mistakes,
+    list_class_scores,
+    measure,
+    measure_under_distortions,
+    plot_gallery,
+    plot_reliability,
+    write_tables,
+)
+from stages.lib.architecture import list_layers
+from stages.lib.errors import UserError
+from stages.lib.files import read_csv, read_json, write_arrays
+from stages.lib.metrics import compute_expected_calibration_error, compute_reliability
+from stages.lib.model import build_model, to_network_input, write_model
+from stages.lib.params import AugmentationParams, EvaluateParams, ModelParams, StudyParams, load_params
+
+NONE = AugmentationParams(0, 0, 0, False)
+FLIP = AugmentationParams(0, 0, 0, True)
+STRONG = AugmentationParams(8, 0.2, 0.2, False)
+IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
+LABELS = (np.arange(12) % 3).astype(np.uint8)
+CLASS_NAMES = ("Trouser", "Coat", "Bag")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def test_the_same_seed_distorts_in_the_same_way() -> None:
+    x = to_network_input(IMAGES)
+
+    assert np.array_equal(distort(x, STRONG, 1), distort(x, STRONG, 1))
+
+
+def test_another_seed_distorts_in_another_way() -> None:
+    x = to_network_input(IMAGES)
+
+    assert not np.array_equal(distort(x, STRONG, 1), distort(x, STRONG, 2))
+
+
+def test_a_distortion_changes_the_images_but_not_their_shape_and_range() -> None:
+    x = to_network_input(IMAGES)
+
+    distorted = distort(x, STRONG, 1)
+
+    assert not np.array_equal(distorted, x)
+    assert distorted.shape == x.shape
+    assert distorted.dtype == np.float32
+    assert 0 <= distorted.min() <= distorted.max() <= 1
+
+
+def test_mirroring_shows_each_image_as_it_is_or_mirrored() -> None:
+    x = to_network_input(IMAGES)
+
+    mirrored = [
+        not np.allclose(new, old, atol=1e-6) and np.allclose(new, old[:, ::-1], atol=1e-6)
+        for new, old in zip(distort(x, FLIP, 1), x, strict=True)
+    ]
+
+    kept = [np.allclose(new, old, atol=1e-6) for new, old in zip(distort(x, FLIP, 1), x, strict=True)]
+    assert [a != b for a, b in zip(mirrored, kept, strict=True)] == [True] * 12
+    assert 0 < sum(mirrored) < 12
+
+
+def test_a_regime_that_changes_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "predict_logits", lambda _model, x: np.eye(3)[np.zeros(len(x), int)])
+
+    accuracies = measure_under_distortions(
+        None, to_network_input(IMAGES), LABELS, {"none": NONE, "strong": STRONG, "flip": FLIP}, 1
+    )
+
+    assert accuracies == {
+        "test_accuracy_under_strong": pytest.approx(1 / 3),
+        "test_accuracy_under_flip": pytest.approx(1 / 3),
+    }
+
+
+def test_every_model_sees_the_same_distorted_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[np.ndarray]] = {"one": [], "other": []}
+
+    def predict(model: str, x: np.ndarray) -> np.ndarray:
+        seen[model].append(x)
+        return np.zeros((len(x), 3))
+
+    monkeypatch.setattr(stage, "predict_logits", predict)
+    x = to_network_input(IMAGES)
+    for model in seen:
+        measure_under_distortions(model, x, LABELS, {"strong": STRONG, "flip": FLIP}, 1)
+
+    assert len(seen["one"]) == 2
+    for one, other in zip(seen["one"], seen["other"], strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(seen["one"][0], distort(x, STRONG, 1))
+
+
+def test_accuracy_loss_and_calibration_error_are_measured() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]])
+    y_true = np.array([0, 0, 1, 1], np.uint8)
+    reliability = compute_reliability(y_true, probabilities, 10)
+
+    metrics = measure(y_true, probabilities, reliability)
+
+    assert metrics == {
+        "test_accuracy": 0.75,
+        "test_loss": round(-float(np.log([0.9, 0.6, 0.8, 0.3]).mean()), 6),
+        "calibration_error": round(compute_expected_calibration_error(reliability), 6),
+    }
+    assert metrics["calibration_error"] == 0.35  # (0.1 + 0.4 + 0.2 + 0.7) / 4: each image alone in its bin
+
+
+def test_class_scores_are_listed_with_four_decimals() -> None:
+    confusion_matrix = np.array([[3, 1, 0], [0, 2, 0], [1, 0, 0]])  # rows are true classes
+
+    assert list_class_scores(confusion_matrix, CLASS_NAMES) == [
+        {"class": "Trouser", "precision": "0.7500", "recall": "0.7500", "f1": "0.7500", "images": 4},
+        {"class": "Coat", "precision": "0.6667", "recall": "1.0000", "f1": "0.8000", "images": 2},
+        {"class": "Bag", "precision": "0.0000", "recall": "0.0000", "f1": "0.0000", "images": 1},
+    ]
+
+
+PROBABILITIES = np.array(
+    [[0.6, 0.4], [0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.05, 0.95], [0.2, 0.8]]  # predicted 0, 1, 0, 1, 1, 1
+)
+ALL_BUT_TWO_WRONG = np.array([1, 1, 1, 0, 1, 0], np.uint8)  # images 0, 2, 3, 5 are wrong: 0.6, 0.8, 0.7, 0.8 confident
+
+
+def test_the_most_confident_mistakes_come_first_and_ties_in_the_order_of_the_images() -> None:
+    assert find_confident_mistakes(ALL_BUT_TWO_WRONG, PROBABILITIES, 10).tolist() == [2, 5, 3, 0]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_no_more_mistakes_are_shown_than_asked_for(count: int) -> None:
+    assert find_confident_mistakes(ALL_BUT_TWO_WRONG, PROBABILITIES, count).tolist() == [2, 5, 3, 0][:count]
+
+
+def test_a_perfect_model_has_no_mistakes() -> None:
+    assert find_confident_mistakes(PROBABILITIES.argmax(axis=1), PROBABILITIES, 5).tolist() == []
+
+
+def test_the_tables_are_written_with_class_names(tmp_path: Path) -> None:
+    write_tables(tmp_path, np.array([2, 0, 1], np.uint8), np.array([0, 0, 1]), CLASS_NAMES)
+
+    assert (tmp_path / "confusion.csv").read_text() == "actual,predicted\nBag,Trouser\nTrouser,Trouser\nCoat,Coat\n"
+    rows = read_csv(tmp_path / "classes.csv")
+    assert [(row["class"], row["precision"], row["recall"]) for row in rows] == [
+        ("Trouser", "0.5000", "1.0000"),
+        ("Coat", "1.0000", "1.0000"),
+        ("Bag", "0.0000", "0.0000"),
+    ]
+
+
+def test_the_reliability_picture_leaves_empty_bins_out() -> None:
+    reliability = np.array([[0.0, 0.0, 0.0], [0.25, 0.4, 0.5], [0.0, 0.0, 0.0], [0.75, 0.9, 0.8]])
+
+    figure = plot_reliability(reliability, 0.1, "small-none")
+
+    top, bottom = figure.axes
+    this_model = next(line for line in top.lines if line.get_label() == "this model")
+    assert np.asarray(this_model.get_xydata()).tolist() == [[0.4, 0.5], [0.9, 0.8]]
+    assert top.get_title() == "small-none\nexpected calibration error 10.00 %"
+    assert [bar.get_height() for bar in bottom.patches] == [0, 25, 0, 75]  # type: ignore[attr-defined]
+    centres = [bar.get_x() + bar.get_width() / 2 for bar in bottom.patches]  # type: ignore[attr-defined]
+    assert centres == pytest.approx([0.125, 0.375, 0.625, 0.875])
+
+
+def shown(axes: list[Axes]) -> list[Axes]:
+    return [axis for axis in axes if axis.images]
+
+
+def test_the_gallery_names_truth_prediction_and_confidence() -> None:
+    probabilities = np.array([[0.1, 0.65, 0.25], [0.0, 0.001, 0.999]])
+
+    figure = plot_gallery(IMAGES[:2], np.array([0, 1]), probabilities, CLASS_NAMES, "small-none")
+
+    assert [axis.get_title() for axis in shown(figure.axes)] == [
+        "Trouser, taken for\nCoat (65.0 %)",
+        "Coat, taken for\nBag (99.9 %)",
+    ]
+    assert np.array_equal(np.asarray(shown(figure.axes)[1].images[0].get_array()), IMAGES[1])
+
+
+@pytest.mark.parametrize(("num_images", "num_places"), [(0, 6), (1, 6), (6, 6), (7, 12)])
+def test_the_gallery_takes_any_number_of_images(num_images: int, num_places: int) -> None:
+    figure = plot_gallery(
+        IMAGES[:num_images], LABELS[:num_images], np.full((num_images, 3), 1 / 3), CLASS_NAMES, "small-none"
+    )
+
+    assert len(shown(figure.axes)) == num_images
+    assert len(figure.axes) == num_places
+    assert f"the {num_images} most" in figure.get_suptitle()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder in which the stage can measure an untrained model named tiny-none on 12 images."""
+    params = load_params()
+    tiny = ModelParams(blocks=((2,),), dense=(), batch_norm=(), dropout=0.0)
+    params = dataclasses.replace(
+        params,
+        dataset=dataclasses.replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),
+        models={"tiny": tiny},
+        augmentations={"none": NONE, "strong": STRONG, "unused": FLIP},
+        study=StudyParams(("tiny",), ("none", "strong")),
+        evaluate=EvaluateParams(calibration_bins=5, gallery_images=4),
+    )
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(sys, "argv", ["evaluate", "tiny", "none"])
+    monkeypatch.chdir(tmp_path)
+    write_arrays(Path("data/prepare/test.npz"), images=IMAGES, labels=LABELS)
+    model = build_model(list_layers(6, 3, **dataclasses.asdict(tiny)), seed=1)
+    write_model(Path("data/train/tiny-none/model.h5"), model)
+    return tmp_path
+
+
+def test_the_stage_writes_its_five_files_with_numbers_that_agree(folder: Path) -> None:
+    stage.main()
+
+    output = folder / "data/evaluate/tiny-none"
+    metrics: dict[str, Any] = read_json(output / "metrics.json")
+    confusion = read_csv(output / "confusion.csv")
+    assert {path.name for path in output.iterdir()} == {
+        "metrics.json",
+        "classes.csv",
+        "confusion.csv",
+        "reliability.png",
+        "gallery.png",
+    }
+    assert list(metrics) == ["test_accuracy", "test_loss", "calibration_error", "test_accuracy_under_strong"]
+    assert [row["actual"] for row in confusion] == [CLASS_NAMES[label] for label in LABELS]
+    hits = sum(row["actual"] == row["predicted"] for row in confusion)
+    assert metrics["test_accuracy"] == pytest.approx(hits / 12)
+
+
+def test_two_runs_of_the_stage_write_the_same_bytes(folder: Path) -> None:
+    def run() -> dict[str, bytes]:
+        stage.main()
+        return {path.name: path.read_bytes() for path in (folder / "data/evaluate/tiny-none").iterdir()}
+
+    assert run() == run()
+
+
+def test_a_missing_model_is_named_with_the_remedy(folder: Path) -> None:
+    (folder / "data/train/tiny-none/model.h5").unlink()
+
+    with pytest.raises(UserError, match=r"data/train/tiny-none/model\.h5: not found.*; run `dvc repro`"):
+        stage.main()

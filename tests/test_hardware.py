@@ -1,0 +1,114 @@
+import platform
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.lib import hardware
+from stages.lib.hardware import choose_policy, has_native_bfloat16, read_cpu_flags, read_cpu_name
+from stages.lib.tf import tf
+
+X86 = """processor\t: 0
+vendor_id\t: GenuineIntel
+model name\t: Some CPU @ 2.00GHz: fast
+vmx flags\t: vnmi
+flags\t\t: fpu sse2 avx512_bf16
+
+processor\t: 1
+model name\t: Another CPU
+flags\t\t: fpu
+"""
+ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"
+NEITHER = "processor\t: 0\nisa\t: rv64\n"
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path) -> Path:
+    return tmp_path / "cpuinfo"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags"),
+    [
+        (X86, {"fpu", "sse2", "avx512_bf16"}),
+        (ARM, {"fp", "asimd", "bf16"}),
+        (NEITHER, set()),
+        ("", set()),
+        ("flags\t\t:\n", set()),
+    ],
+    ids=["x86", "ARM", "neither", "empty", "no flags"],
+)
+def test_flags_are_those_of_the_first_cpu(cpuinfo: Path, content: str, flags: set[str]) -> None:
+    cpuinfo.write_text(content)
+
+    assert read_cpu_flags(cpuinfo) == flags
+
+
+def test_a_machine_that_tells_nothing_has_no_flags(cpuinfo: Path) -> None:
+    assert read_cpu_flags(cpuinfo) == set()
+
+
+def test_the_name_is_that_of_the_first_cpu(cpuinfo: Path) -> None:
+    cpuinfo.write_text(X86)
+
+    assert read_cpu_name(cpuinfo) == "Some CPU @ 2.00GHz: fast"
+
+
+@pytest.mark.parametrize("content", [ARM, "", None], ids=["ARM", "empty", "missing"])
+def test_a_cpu_without_a_name_is_named_by_its_architecture(cpuinfo: Path, content: str | None) -> None:
+    if content is not None:
+        cpuinfo.write_text(content)
+
+    assert read_cpu_name(cpuinfo) == platform.machine()
+
+
+def set_machine(monkeypatch: pytest.MonkeyPatch, flags: set[str], gpus: list[dict[str, Any]]) -> None:
+    monkeypatch.setattr(hardware, "read_cpu_flags", lambda _: flags)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else ["CPU"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: gpu)
+
+
+@pytest.mark.parametrize(
+    ("flags", "gpus", "expected"),
+    [
+        ({"fpu"}, [], False),
+        ({"avx512_bf16"}, [], True),
+        ({"amx_bf16"}, [], True),
+        ({"bf16"}, [], True),
+        (set(), [], False),
+        ({"avx512_bf16"}, [{"compute_capability": (7, 5)}], False),
+        ({"fpu"}, [{"compute_capability": (8, 0)}], True),
+        ({"fpu"}, [{"compute_capability": (9, 0)}], True),
+        ({"avx512_bf16"}, [{}], False),
+    ],
+)
+def test_bfloat16_is_native_where_the_device_that_computes_has_it(
+    monkeypatch: pytest.MonkeyPatch, flags: set[str], gpus: list[dict[str, Any]], expected: bool
+) -> None:
+    set_machine(monkeypatch, flags, gpus)
+
+    assert has_native_bfloat16() is expected
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_native", "policy"),
+    [
+        ("auto", True, "mixed_bfloat16"),
+        ("auto", False, "float32"),
+        ("bfloat16", False, "mixed_bfloat16"),
+        ("bfloat16", True, "mixed_bfloat16"),
+        ("float32", True, "float32"),
+        ("float32", False, "float32"),
+    ],
+)
+def test_auto_follows_the_hardware_and_a_named_precision_does_not(
+    monkeypatch: pytest.MonkeyPatch, precision: str, is_native: bool, policy: str
+) -> None:
+    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: is_native)
+
+    assert choose_policy(precision) == policy
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(KeyError, match="float16"):
+        choose_policy("float16")

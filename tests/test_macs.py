@@ -1,0 +1,166 @@
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from stages.lib import macs
+from stages.lib.architecture import Layer, list_layers
+from stages.lib.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
+from stages.lib.model import build_model
+from stages.lib.tf import tf
+
+MODELS: dict[str, dict[str, Any]] = {
+    "first": {"blocks": [[32], [64]], "dense": [128], "batch_norm": ["conv", "flatten"], "dropout": 0.1},
+    "second": {"blocks": [[32, 64], [64]], "dense": [128], "batch_norm": ["conv", "dense"], "dropout": 0.1},
+    "third": {"blocks": [[32, 64], [64, 128]], "dense": [128], "batch_norm": ["conv", "dense"], "dropout": 0.2},
+    "fourth": {"blocks": [[32, 64], [32, 64]], "dense": [128], "batch_norm": [], "dropout": 0.2},
+}
+THIRD = list_layers(28, 10, **MODELS["third"])
+THIRD_WITHOUT_BATCH_NORM = list_layers(28, 10, **MODELS["third"] | {"batch_norm": []})
+COUNTERS = (count_macs, count_flops, count_study_macs, count_study_flops, count_parameters)
+
+CONV = Layer("conv1", "conv", (5, 4, 2), (5, 4, 3), kernel_size=3)
+DENSE = Layer("dense1", "dense", (6,), (4,))
+
+
+def count_by_name(count: Any, layers: list[Layer]) -> dict[str, int]:
+    """Counts the layers that have weights, batch normalization aside."""
+    return {layer.name: count(layer) for layer in layers if layer.kind in ("conv", "dense")}
+
+
+def test_macs_of_the_third_model_are_the_known_ones() -> None:
+    assert count_by_name(count_macs, THIRD) == {
+        "conv1": 225_792,
+        "conv2": 14_450_688,
+        "conv3": 7_225_344,
+        "conv4": 14_450_688,
+        "dense1": 802_816,
+        "logits": 1_280,
+    }
+    assert sum(map(count_macs, THIRD)) == 37_156_608
+    assert sum(map(count_flops, THIRD)) == 74_313_216
+
+
+def test_study_macs_of_the_third_model_are_those_that_the_study_prints() -> None:
+    assert count_by_name(count_study_macs, THIRD) == {
+        "conv1": 225_792,
+        "conv2": 14_450_688,
+        "conv3": 7_225_344,
+        "conv4": 14_450_688,
+        "dense1": 802_944,
+        "logits": 1_290,
+    }
+
+
+def test_study_flops_of_the_third_model_are_those_that_the_study_prints() -> None:
+    assert count_by_name(count_study_flops, THIRD) == {
+        "conv1": 250_880,
+        "conv2": 14_500_864,
+        "conv3": 7_237_888,  # printed as 7.42e6, a slip for 7.24e6
+        "conv4": 14_475_776,
+        "dense1": 802_944,
+        "logits": 1_290,
+    }
+
+
+def test_parameters_of_the_third_model_are_the_known_ones() -> None:
+    assert count_by_name(count_parameters, THIRD) == {
+        "conv1": 320,
+        "conv2": 18_496,
+        "conv3": 36_928,
+        "conv4": 73_856,
+        "dense1": 802_944,
+        "logits": 1_290,
+    }
+    assert sum(map(count_parameters, THIRD_WITHOUT_BATCH_NORM)) == 933_834
+    assert sum(map(count_parameters, THIRD)) == 933_834 + 4 * (32 + 64 + 64 + 128 + 128)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+def test_macs_of_a_convolution_equal_those_of_a_naive_loop(strides: int) -> None:
+    layer = replace(CONV, output_shape=(-(-5 // strides), 4 // strides, 3), strides=strides)
+    window = product(range(layer.kernel_size), range(layer.kernel_size), range(layer.input_shape[-1]))
+    macs_of_an_output = sum(1 for _ in window)
+    outputs = product(range(0, 5, strides), range(0, 4, strides), range(3))
+    assert count_macs(layer) == sum(macs_of_an_output for _ in outputs)
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs", "flops", "study_macs", "study_flops", "parameters"),
+    [
+        (CONV, 1080, 2160, 1080, 1140, 57),  # 60 outputs x 18; + 60; 3 x (18 + 1)
+        (replace(CONV, kernel_size=1), 120, 240, 120, 180, 9),
+        (DENSE, 24, 48, 28, 28, 28),
+        (Layer("bn", "batch_norm", (5, 4, 3), (5, 4, 3)), 0, 0, 0, 0, 12),
+        (Layer("bn", "batch_norm", (7,), (7,)), 0, 0, 0, 0, 28),
+        (Layer("relu", "relu", (5, 4, 3), (5, 4, 3)), 0, 0, 0, 0, 0),
+        (Layer("pool", "max_pool", (5, 4, 3), (2, 2, 3), kernel_size=2, strides=2), 0, 0, 0, 0, 0),
+        (Layer("flatten", "flatten", (2, 2, 3), (12,)), 0, 0, 0, 0, 0),
+        (Layer("dropout", "dropout", (12,), (12,), rate=0.1), 0, 0, 0, 0, 0),
+    ],
+    ids=lambda value: f"{value.kind}{len(value.output_shape)}" if isinstance(value, Layer) else "",
+)
+def test_counts_of_one_layer_of_each_kind(
+    layer: Layer, macs: int, flops: int, study_macs: int, study_flops: int, parameters: int
+) -> None:
+    assert [count(layer) for count in COUNTERS] == [macs, flops, study_macs, study_flops, parameters]
+
+
+@pytest.mark.parametrize("count", COUNTERS)
+def test_counts_are_linear_in_the_filters_and_in_the_units(count: Any) -> None:
+    for layer in (CONV, DENSE):
+        tripled = replace(layer, output_shape=(*layer.output_shape[:-1], 3 * layer.output_shape[-1]))
+        assert count(tripled) == 3 * count(layer)
+
+
+@pytest.mark.parametrize("count", [count_macs, count_flops])
+def test_counts_without_bias_are_linear_in_the_input_channels(count: Any) -> None:
+    for layer in (CONV, DENSE):
+        tripled = replace(layer, input_shape=(*layer.input_shape[:-1], 3 * layer.input_shape[-1]))
+        assert count(tripled) == 3 * count(layer)
+
+
+@pytest.mark.parametrize("count", COUNTERS)
+def test_unknown_kind_is_refused_and_never_counted_as_zero(count: Any) -> None:
+    with pytest.raises(ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, dense, batch_norm, relu"):
+        count(replace(CONV, name="mix1", kind="attention"))
+
+
+def test_every_table_has_the_same_kinds() -> None:
+    assert set(macs.MACS) == set(macs.STUDY_MACS) == set(macs.STUDY_FLOPS) == set(macs.PARAMETERS)
+
+
+@pytest.mark.parametrize("image_size_px", [28, 29])
+@pytest.mark.parametrize("model", MODELS)
+def test_parameters_of_each_layer_equal_those_that_keras_counts(model: str, image_size_px: int) -> None:
+    layers = list_layers(image_size_px, 10, **MODELS[model])
+    built = {layer.name: layer.count_params() for layer in build_model(layers, seed=0).layers}
+    assert {layer.name: count_parameters(layer) for layer in layers} == built
+
+
+def profile_flops(layers: list[Layer]) -> int:
+    """Counts the operations of the built network on one image with TensorFlow's profiler."""
+    model = build_model(layers, seed=0)
+    image = tf.TensorSpec((1, *layers[0].input_shape), tf.float32)  # with an open batch size it returns zero
+    graph = tf.function(lambda x: model(x, training=False)).get_concrete_function(image).graph
+    options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
+    options["output"] = "none"
+    return int(tf.compat.v1.profiler.profile(graph, options=options).total_float_ops)
+
+
+@pytest.mark.parametrize(
+    ("image_size_px", "spec", "extras"),
+    [  # the profiler also counts one addition per output for the bias, and 2 x 2 comparisons per output of a pool
+        (28, MODELS["third"] | {"batch_norm": []}, 113_034 + 75_264),
+        (28, MODELS["third"] | {"batch_norm": ["conv"]}, 113_034 + 75_264),  # batch normalization counts nothing
+        (28, MODELS["fourth"], (28 * 28 * 96 + 14 * 14 * 96 + 128 + 10) + 4 * (14 * 14 * 64 + 7 * 7 * 64)),
+        (9, {"blocks": [[2], [3]], "dense": [], "batch_norm": [], "dropout": 0}, (162 + 48 + 10) + 4 * (32 + 12)),
+    ],
+    ids=["third", "third_bn", "fourth", "odd"],
+)
+def test_flops_equal_those_of_the_profiler_less_biases_and_pools(
+    image_size_px: int, spec: dict[str, Any], extras: int
+) -> None:
+    layers = list_layers(image_size_px, 10, **spec)
+    assert profile_flops(layers) == sum(map(count_flops, layers)) + extras

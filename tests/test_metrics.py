@@ -1,0 +1,172 @@
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+
+from stages.lib.metrics import (
+    compute_accuracy,
+    compute_class_scores,
+    compute_confusion_matrix,
+    compute_cross_entropy_loss,
+    compute_expected_calibration_error,
+    compute_probabilities,
+    compute_reliability,
+)
+
+Y_TRUE = np.array([0, 0, 0, 1, 1, 2], np.uint8)
+Y_PRED = np.array([0, 0, 1, 1, 0, 0], np.int64)  # class 2 is never predicted
+
+
+@pytest.fixture
+def labels() -> tuple[np.ndarray, np.ndarray]:
+    """200 true and predicted labels of 5 classes, as the stages hold them; class 4 is neither true nor predicted."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 4, 200).astype(np.uint8), rng.integers(0, 4, 200)
+
+
+# Probabilities
+
+
+def test_equal_logits_are_equally_probable() -> None:
+    assert compute_probabilities(np.array([[3, 3, 3, 3]], np.float32)).tolist() == [[0.25, 0.25, 0.25, 0.25]]
+
+
+def test_probabilities_are_in_the_ratio_of_the_exponentials() -> None:
+    probabilities = compute_probabilities(np.log(np.array([[1, 2, 5], [6, 1, 1]], np.float64)))
+
+    np.testing.assert_allclose(probabilities, [[1 / 8, 2 / 8, 5 / 8], [6 / 8, 1 / 8, 1 / 8]], rtol=1e-15)
+
+
+def test_probabilities_are_float64_and_each_image_has_its_own() -> None:
+    logits = np.random.default_rng(0).normal(size=(7, 10)).astype(np.float32)
+
+    probabilities = compute_probabilities(logits)
+
+    assert probabilities.dtype == np.float64
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-15)
+    np.testing.assert_array_equal(probabilities[3:4], compute_probabilities(logits[3:4]))
+
+
+def test_huge_logits_do_not_overflow() -> None:
+    assert compute_probabilities(np.array([[3e4, 0], [-3e4, 3e4]], np.float32)).tolist() == [[1, 0], [0, 1]]
+
+
+# Accuracy and loss
+
+
+@pytest.mark.parametrize(("y_pred", "accuracy"), [([0, 1, 2, 3], 1.0), ([0, 1, 2, 0], 0.75), ([1, 2, 3, 0], 0.0)])
+def test_accuracy_is_the_share_of_hits(y_pred: list[int], accuracy: float) -> None:
+    found = compute_accuracy(np.array([0, 1, 2, 3], np.uint8), np.array(y_pred, np.int64))
+
+    assert (found, type(found)) == (accuracy, float)
+
+
+def test_the_loss_is_the_mean_surprise_in_nats() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.75, 0.25]], np.float64)
+
+    loss = compute_cross_entropy_loss(np.array([0, 1], np.uint8), probabilities)
+
+    assert loss == pytest.approx((np.log(2) + np.log(4)) / 2, rel=1e-15)
+    assert type(loss) is float
+
+
+def test_the_loss_agrees_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
+    probabilities = compute_probabilities(np.random.default_rng(1).normal(size=(200, 5)))
+
+    assert compute_cross_entropy_loss(labels[0], probabilities) == pytest.approx(
+        oracle.log_loss(labels[0], probabilities, labels=range(5)), rel=1e-12
+    )
+
+
+def test_a_certain_hit_costs_nothing_and_a_certain_miss_a_finite_loss() -> None:
+    probabilities = np.array([[1, 0]], np.float64)
+
+    assert compute_cross_entropy_loss(np.array([0], np.uint8), probabilities) == 0
+    assert compute_cross_entropy_loss(np.array([1], np.uint8), probabilities) == pytest.approx(708.4, abs=0.1)
+
+
+# Confusion matrix and class scores
+
+
+def test_rows_of_the_confusion_matrix_are_true_labels_and_columns_predicted_ones() -> None:
+    assert compute_confusion_matrix(Y_TRUE, Y_PRED, 3).tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
+
+
+def test_the_confusion_matrix_agrees_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
+    expected = oracle.confusion_matrix(*labels, labels=range(5))
+
+    np.testing.assert_array_equal(compute_confusion_matrix(*labels, 5), expected)
+
+
+def test_a_confusion_matrix_of_256_classes_of_bytes_does_not_overflow() -> None:
+    matrix = compute_confusion_matrix(np.array([255], np.uint8), np.array([254], np.uint8), 256)
+
+    assert matrix.shape == (256, 256)
+    assert np.argwhere(matrix).tolist() == [[255, 254]]
+
+
+def test_class_scores_are_precision_recall_and_f1() -> None:
+    scores = compute_class_scores(np.array([[2, 1, 0], [1, 1, 0], [1, 0, 0]]))
+
+    np.testing.assert_allclose(scores, [[2 / 4, 2 / 3, 4 / 7], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]], rtol=1e-15)
+
+
+def test_class_scores_agree_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
+    expected = oracle.precision_recall_fscore_support(*labels, labels=range(5), zero_division=0)[:3]
+
+    scores = compute_class_scores(compute_confusion_matrix(*labels, 5))
+
+    np.testing.assert_allclose(scores, np.transpose(expected), rtol=1e-12)
+
+
+def test_a_class_that_is_neither_true_nor_predicted_scores_zero() -> None:
+    assert compute_class_scores(np.diag([3, 0])).tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+# Calibration
+
+
+def test_reliability_is_share_confidence_and_accuracy_of_each_bin() -> None:
+    probabilities = np.array([[0.6, 0.4], [0.3, 0.7], [0.9, 0.1], [0.0, 1.0]], np.float64)
+    y_true = np.array([0, 0, 0, 1], np.uint8)  # hit, miss, hit, hit
+
+    reliability = compute_reliability(y_true, probabilities, num_bins=4)
+
+    np.testing.assert_allclose(reliability, [[0.0] * 3, [0.0] * 3, [0.5, 0.65, 0.5], [0.5, 0.95, 1.0]], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("confidence", "bin_number"), [(0.5, 2), (0.749, 2), (0.75, 3), (1.0, 3)])
+def test_a_bin_holds_its_lower_edge_and_the_last_one_both(confidence: float, bin_number: int) -> None:
+    probabilities = np.array([[confidence, 1 - confidence]])
+
+    reliability = compute_reliability(np.array([0], np.uint8), probabilities, num_bins=4)
+
+    assert reliability[bin_number].tolist() == [1, confidence, 1]
+    assert np.count_nonzero(reliability) == 3
+
+
+def test_the_calibration_error_is_the_mean_gap_weighted_by_share() -> None:
+    reliability = np.array([[0.0, 0.0, 0.0], [0.25, 0.5, 0.9], [0.75, 0.8, 0.6]])
+
+    error = compute_expected_calibration_error(reliability)
+
+    assert error == pytest.approx(0.25 * 0.4 + 0.75 * 0.2, rel=1e-14)
+    assert type(error) is float
+
+
+def test_the_calibration_error_agrees_with_a_loop_over_images_and_bins() -> None:
+    rng = np.random.default_rng(0)
+    probabilities, y_true = compute_probabilities(2 * rng.normal(size=(300, 3))), rng.integers(0, 3, 300)
+    error = 0.0
+    for low in np.arange(7) / 7:
+        rows = [row for row in range(300) if low <= max(probabilities[row]) < low + 1 / 7]
+        hits = [float(probabilities[row][y_true[row]] == max(probabilities[row])) for row in rows]
+        error += abs(sum(hits) - sum(max(probabilities[row]) for row in rows)) / 300
+
+    assert compute_expected_calibration_error(compute_reliability(y_true, probabilities, 7)) == pytest.approx(error)
+
+
+def test_certain_hits_are_calibrated_and_certain_misses_are_not() -> None:
+    probabilities = np.array([[1, 0], [1, 0]], np.float64)
+
+    assert compute_expected_calibration_error(compute_reliability(np.array([0, 0], np.uint8), probabilities, 5)) == 0
+    assert compute_expected_calibration_error(compute_reliability(np.array([1, 1], np.uint8), probabilities, 5)) == 1

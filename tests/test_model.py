@@ -1,0 +1,371 @@
+import hashlib
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from stages.lib.architecture import Layer, list_layers
+from stages.lib.errors import UserError
+from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params import load_params
+from stages.lib.tf import keras, tf
+
+ROOT = Path(__file__).parents[1]
+LAYERS = list_layers(8, 3, blocks=[[4, 4], [5]], dense=[16], batch_norm=["conv", "flatten", "dense"], dropout=0.5)
+X = np.random.default_rng(0).random((7, 8, 8, 1), np.float32)
+
+
+def make_trained(seed: int = 1) -> Any:
+    """Builds a model whose every variable differs from its initial value, as after training."""
+    model, rng = build_model(LAYERS, seed), np.random.default_rng(seed)
+    model.set_weights([weights + rng.random(weights.shape, np.float32) for weights in model.get_weights()])
+    return model
+
+
+def hash_weights(model: Any) -> str:
+    return hashlib.sha256(b"".join(weights.tobytes() for weights in model.get_weights())).hexdigest()
+
+
+# Layers
+
+
+def test_the_layers_are_those_of_the_list_in_its_order() -> None:
+    model = build_model(LAYERS, seed=1)
+
+    assert [layer.name for layer in model.layers] == [layer.name for layer in LAYERS]
+    assert [layer.output_shape[1:] for layer in model.layers] == [layer.output_shape for layer in LAYERS]
+    assert [layer.input_shape[1:] for layer in model.layers] == [layer.input_shape for layer in LAYERS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "keras_class"),
+    [
+        ("conv", "Conv2D"),
+        ("dense", "Dense"),
+        ("batch_norm", "BatchNormalization"),
+        ("relu", "ReLU"),
+        ("max_pool", "MaxPooling2D"),
+        ("flatten", "Flatten"),
+        ("dropout", "Dropout"),
+    ],
+)
+def test_each_kind_becomes_one_keras_class(kind: str, keras_class: str) -> None:
+    model = build_model(LAYERS, seed=1)
+
+    classes = {type(layer).__name__ for layer, ours in zip(model.layers, LAYERS, strict=True) if ours.kind == kind}
+    assert classes == {keras_class}
+
+
+def test_layers_get_the_sizes_of_the_list() -> None:
+    model = build_model(LAYERS, seed=1)
+    conv, pool, dropout = (model.get_layer(name) for name in ("conv3", "pool1", "dense1_dropout"))
+
+    assert (conv.filters, conv.kernel_size, conv.strides, conv.padding) == (5, (3, 3), (1, 1), "same")
+    assert (pool.pool_size, pool.strides) == ((2, 2), (2, 2))
+    assert dropout.rate == 0.5
+    assert model.get_layer("conv1_bn").momentum == 0.9
+
+
+def test_no_layer_but_relu_has_an_activation() -> None:
+    activations = [layer.get_config().get("activation") for layer in build_model(LAYERS, seed=1).layers]
+
+    assert set(activations) == {None, "linear"}
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    layers = [Layer("mix1", "attention", (4, 4, 1), (4, 4, 1))]
+
+    with pytest.raises(ValueError, match="layer mix1: no Keras layer is known for kind 'attention'"):
+        build_model(layers, seed=1)
+
+
+def test_the_committed_third_model_has_as_many_parameters_as_the_study_and_its_batch_norm() -> None:
+    params = load_params(ROOT / "params.yaml")
+
+    model = build_model(list_layers(28, 10, **asdict(params.models["third"])), seed=1)
+
+    without_batch_norm = 320 + 18_496 + 36_928 + 73_856 + 802_944 + 1_290
+    assert without_batch_norm == 933_834  # of the study
+    assert model.count_params() == without_batch_norm + 4 * (32 + 64 + 64 + 128 + 128) == 935_498
+
+
+# Initial weights
+
+
+@pytest.mark.parametrize(("name", "fan_in"), [("conv1", 9), ("conv2", 9 * 32), ("dense1", 32 * 16), ("logits", 64)])
+def test_kernels_are_he_uniform(name: str, fan_in: int) -> None:
+    layers = list_layers(8, 10, blocks=[[32, 32]], dense=[64], batch_norm=[], dropout=0)
+    bound = math.sqrt(6 / fan_in)  # He, Zhang, Ren, Sun 2015, arXiv 1502.01852
+
+    kernel, bias = build_model(layers, seed=1).get_layer(name).get_weights()
+
+    assert 0.95 * bound < kernel.max() <= bound
+    assert -bound <= kernel.min() < -0.95 * bound
+    assert kernel.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert not bias.any()
+
+
+def test_one_seed_gives_the_same_weights_whatever_ran_before() -> None:
+    before = hash_weights(build_model(LAYERS, seed=1))
+    tf.random.uniform([3])
+    build_model(LAYERS, seed=5)
+
+    assert hash_weights(build_model(LAYERS, seed=1)) == before
+
+
+def test_another_seed_gives_other_weights() -> None:
+    assert hash_weights(build_model(LAYERS, seed=1)) != hash_weights(build_model(LAYERS, seed=2))
+
+
+def test_layers_of_the_same_shape_get_different_weights() -> None:
+    layers = list_layers(4, 4, blocks=[], dense=[4, 4, 4], batch_norm=[], dropout=0)
+    model = build_model(layers, seed=1)
+
+    kernels = [model.get_layer(name).get_weights()[0].tobytes() for name in ("dense2", "dense3", "logits")]
+    assert len(set(kernels)) == 3
+
+
+def test_the_largest_seed_works() -> None:
+    assert np.isfinite(build_model(LAYERS, seed=2**31 - 1)(X, training=True).numpy()).all()
+
+
+def test_dropout_depends_on_the_seed_alone() -> None:
+    layers = list_layers(4, 2, blocks=[], dense=[64], batch_norm=[], dropout=0.5)
+    x = np.ones((2, 4, 4, 1), np.float32)
+
+    def train_twice(seed: int) -> list[bytes]:
+        model = build_model(layers, seed)
+        model.set_weights(build_model(layers, 0).get_weights())
+        run = tf.function(lambda: model(x, training=True))  # as in fit
+        return [run().numpy().tobytes() for _ in range(2)]
+
+    first, second = train_twice(1)
+    assert first != second
+    assert train_twice(1) == [first, second]
+    assert train_twice(2) != [first, second]
+
+
+# Precision
+
+
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_variables() -> None:
+    model = build_model(LAYERS, seed=1, policy="mixed_bfloat16")
+
+    assert {variable.dtype for variable in model.variables} == {tf.float32}
+    assert {layer.compute_dtype for layer in model.layers[:-1]} == {"bfloat16"}
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_logits_are_float32(policy: str) -> None:
+    model = build_model(LAYERS, seed=1, policy=policy)
+
+    assert model.layers[-1].compute_dtype == "float32"
+    assert predict_logits(model, X).dtype == np.float32
+
+
+def test_precision_changes_the_logits_a_little_and_the_initial_weights_not_at_all() -> None:
+    exact, mixed = build_model(LAYERS, seed=1), build_model(LAYERS, seed=1, policy="mixed_bfloat16")
+
+    assert hash_weights(exact) == hash_weights(mixed)
+    differences = np.abs(predict_logits(exact, X) - predict_logits(mixed, X))
+    assert 0 < differences.max() < 0.1
+
+
+# Inference
+
+
+def test_images_are_scaled_to_0_to_1_and_get_a_channel() -> None:
+    x = to_network_input(np.array([[[0, 51], [102, 255]]], np.uint8))
+
+    assert (x.shape, x.dtype.name) == ((1, 2, 2, 1), "float32")
+    assert x[0, ..., 0].tolist() == np.array([[0, 0.2], [0.4, 1]], np.float32).tolist()
+
+
+def test_inference_drops_nothing_and_updates_nothing() -> None:
+    model = make_trained()
+    before = hash_weights(model)
+
+    first, second = predict_logits(model, X), predict_logits(model, X)
+
+    np.testing.assert_array_equal(first, second)
+    assert hash_weights(model) == before
+    model(X, training=True)
+    assert hash_weights(model) != before  # training does update the batch norm
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 500])
+def test_logits_do_not_depend_on_the_batches(batch_size: int) -> None:
+    model = make_trained()
+
+    logits = predict_logits(model, X, batch_size)
+
+    assert logits.shape == (7, 3)
+    np.testing.assert_allclose(logits, model(X, training=False).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_have_no_activation() -> None:
+    logits = predict_logits(build_model(LAYERS, seed=1), X)
+
+    assert logits.min() < 0
+    assert not np.allclose(logits.sum(axis=1), 1)
+
+
+# Files
+
+
+def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
+    model = make_trained()
+    write_model(tmp_path / "model.h5", model)
+
+    read = read_model(tmp_path / "model.h5")
+
+    assert hash_weights(read) == hash_weights(model)
+    assert read.get_config() == model.get_config()
+    np.testing.assert_array_equal(predict_logits(read, X), predict_logits(model, X))
+
+
+def test_a_read_model_can_be_written_again_with_the_same_bytes(tmp_path: Path) -> None:
+    write_model(tmp_path / "a.h5", make_trained())
+    write_model(tmp_path / "b.h5", read_model(tmp_path / "a.h5"))
+
+    assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+
+
+def test_the_bytes_depend_on_the_model_alone(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_model(tmp_path / f"{name}.h5", make_trained(seed))
+
+    a, b, c = ((tmp_path / f"{name}.h5").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
+    write_model(tmp_path / "here.h5", make_trained())
+    code = (
+        "import sys; from pathlib import Path; from tests.test_model import make_trained, write_model; "
+        "write_model(Path(sys.argv[1]), make_trained())"
+    )
+
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there.h5")], cwd=ROOT, check=True)
+
+    here, there = (hashlib.sha256((tmp_path / f"{name}.h5").read_bytes()) for name in ("here", "there"))
+    assert here.hexdigest() == there.hexdigest()
+
+
+def test_the_optimizer_is_not_stored(tmp_path: Path) -> None:
+    model = make_trained()
+    model.compile(keras.optimizers.Adam(), "mse")
+    model.train_on_batch(X, np.zeros((7, 3), np.float32))
+
+    write_model(tmp_path / "model.h5", model)
+
+    with h5py.File(tmp_path / "model.h5") as file:
+        assert set(file) == {"model_weights"}
+        assert "training_config" not in file.attrs
+    assert not hasattr(read_model(tmp_path / "model.h5"), "loss")
+
+
+def test_a_model_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, model = tmp_path / "model.h5", make_trained()
+    path.write_bytes(b"old")
+
+    def fail(target: Path, **_: Any) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model, "save", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_model(path, model)
+
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_model_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"/absent\.h5: not found.*; run `dvc repro` to make it$"):
+        read_model(tmp_path / "absent.h5")
+
+
+@pytest.mark.parametrize("content", [b"", b"no HDF5 at all", b"\x89HDF\r\n\x1a\n and no more"])
+def test_a_file_that_is_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.h5").write_bytes(content)
+
+    with pytest.raises(UserError, match=r"/model\.h5: no Keras model in HDF5 \(.*\); run `dvc repro` to make it$"):
+        read_model(tmp_path / "model.h5")
+
+
+def edit_config(edit: Callable[[dict[str, Any]], object]) -> Callable[[h5py.File], None]:
+    def edit_file(file: h5py.File) -> None:
+        config = json.loads(file.attrs["model_config"])
+        edit(config)
+        file.attrs["model_config"] = json.dumps(config)
+
+    return edit_file
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.attrs.__delitem__("model_config"),
+        lambda file: file.attrs.__setitem__("model_config", "no JSON"),
+        lambda file: file.attrs.__setitem__("model_config", 3),
+        edit_config(lambda config: config.update(config=[1])),
+        edit_config(lambda config: config["config"].update(layers=["x"])),
+        edit_config(lambda config: config["config"]["layers"][-1]["config"].update(units=9)),
+        edit_config(lambda config: config["config"]["layers"][-1]["config"].update(activation="magic")),
+        lambda file: file.__delitem__("model_weights"),
+        lambda file: file["model_weights"].__delitem__("logits"),
+    ],
+    ids=[
+        "no config",
+        "no JSON",
+        "a number",
+        "no layers",
+        "no classes",
+        "another shape",
+        "unknown activation",
+        "no weights",
+        "no weights of a layer",
+    ],
+)
+def test_hdf5_without_a_sound_model_is_refused(tmp_path: Path, damage: Callable[[h5py.File], None]) -> None:
+    write_model(tmp_path / "model.h5", make_trained())
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        damage(file)
+
+    with pytest.raises(UserError, match=r"/model\.h5: no Keras model in HDF5 \((?s:.*)\); run `dvc repro` to make it$"):
+        read_model(tmp_path / "model.h5")
+
+
+def test_a_lambda_layer_is_refused_before_its_code_could_run(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.layers.InputLayer(input_shape=(2,)), keras.layers.Lambda(lambda x: x)])
+    write_model(tmp_path / "model.h5", model)
+
+    with pytest.raises(UserError, match=r"/model\.h5: expected only layers of InputLayer, Conv2D, .*; got Lambda\b"):
+        read_model(tmp_path / "model.h5")
+
+
+def test_a_model_within_the_model_is_refused(tmp_path: Path) -> None:
+    inner = keras.Sequential([keras.layers.InputLayer(input_shape=(2,)), keras.layers.Dense(2)])
+    write_model(tmp_path / "model.h5", keras.Sequential([keras.layers.InputLayer(input_shape=(2,)), inner]))
+
+    with pytest.raises(UserError, match=r"got Sequential\b"):
+        read_model(tmp_path / "model.h5")
+
+
+def test_a_model_that_is_no_stack_of_layers_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.h5", make_trained())
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        edit_config(lambda config: config.update(class_name="Functional"))(file)
+
+    with pytest.raises(UserError, match=r"got Functional\b"):
+        read_model(tmp_path / "model.h5")

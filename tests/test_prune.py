@@ -1,0 +1,370 @@
+import dataclasses
+import gzip
+import itertools
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib.architecture import list_layers
+from stages.lib.errors import UserError
+from stages.lib.files import read_csv, read_json, write_arrays, write_json
+from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params import PruneParams, load_params
+from stages.lib.tf import keras
+
+with warnings.catch_warnings():
+    # tensorflow-model-optimization compares versions with distutils while it is imported.
+    warnings.filterwarnings("ignore", message="distutils Version classes are deprecated", category=DeprecationWarning)
+    from stages import prune as stage
+    from stages.prune import (
+        build_schedule,
+        list_layer_zeros,
+        list_pruned_layers,
+        measure,
+        measure_total_sparsity,
+        parse_sparsity,
+        prune_model,
+    )
+
+LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "horizontal_flip": False}
+PRUNE = PruneParams(
+    sparsities=(0.5, 0.75),
+    epochs=2,
+    clean_epochs=0,
+    ramp_fraction=0.5,
+    frequency=2,
+    batch_size=8,
+    learning_rate=0.01,
+)
+
+
+def make_images(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Makes noisy 6 x 6 images of three classes: two rows of each image are bright, by its label."""
+    labels = (np.arange(num_images) % 3).astype(np.uint8)
+    images = np.random.default_rng(seed).integers(0, 100, (num_images, 6, 6), np.uint8)
+    for image, label in zip(images, labels, strict=True):
+        image[2 * label : 2 * label + 2] += 120
+    return images, labels
+
+
+TRAIN_SET = make_images(64, seed=0)  # 8 steps of 8 images in each epoch
+ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and 288
+
+
+@pytest.fixture(scope="module")
+def dense_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Is the file of an untrained conv, batch norm and dense model with kernels of 36, 144, 288 and 24 weights."""
+    path = tmp_path_factory.mktemp("dense") / "model.h5"
+    layers = list_layers(6, 3, blocks=[[4, 4]], dense=[8], batch_norm=["conv", "dense"], dropout=0.2)
+    write_model(path, build_model(layers, seed=1))
+    return path
+
+
+def prune_file(
+    path: Path, sparsity: float = 0.75, seed: int = 7, limits: dict[str, Any] = LIMITS, **changes: Any
+) -> keras.Model:
+    keras.backend.clear_session()  # as in a process of its own: Keras numbers the layers that have no name
+    return prune_model(read_model(path), TRAIN_SET, limits, sparsity, dataclasses.replace(PRUNE, **changes), seed)
+
+
+def kernels(model: keras.Model) -> dict[str, np.ndarray]:
+    return {layer.name: layer.kernel.numpy() for layer in model.layers if hasattr(layer, "kernel")}
+
+
+def count_zeros_by_layer(model: keras.Model) -> dict[str, int]:
+    return {name: int((kernel == 0).sum()) for name, kernel in kernels(model).items()}
+
+
+def read_bytes_of(model: keras.Model, folder: Path) -> bytes:
+    write_model(folder / "some.h5", model)
+    return (folder / "some.h5").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def pruned(dense_path: Path) -> keras.Model:
+    """Is the dense model pruned to 75 %: the sparsity rises until step 8 of 16."""
+    return prune_file(dense_path)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "ramp_fraction", "frequency", "end_step"),
+    [
+        (940, 0.5, 10, 470),
+        (939, 0.5, 10, 460),  # 469.5 is rounded down to an update
+        (100, 0.5, 1, 50),
+        (25, 0.1, 10, 10),  # at least one update
+        (11, 1.0, 10, 10),
+        (10, 0.5, 10, 10),  # the wrappers count steps from 1, so the last one is an update, too
+        (20, 1.0, 5, 20),
+    ],
+)
+def test_the_rise_ends_at_an_update_of_the_mask(
+    total_steps: int, ramp_fraction: float, frequency: int, end_step: int
+) -> None:
+    config = build_schedule(0.8, total_steps, ramp_fraction, frequency).get_config()["config"]
+
+    assert (config["begin_step"], config["end_step"], config["frequency"]) == (0, end_step, frequency)
+
+
+@pytest.mark.parametrize("ramp_fraction", [0.01, 0.33, 0.5, 0.77, 0.98])
+@pytest.mark.parametrize("frequency", [1, 3, 7, 10])
+def test_the_last_update_of_the_mask_reaches_the_target(ramp_fraction: float, frequency: int) -> None:
+    schedule = build_schedule(0.8, 97, ramp_fraction, frequency)
+
+    updates = [(should, sparsity) for should, sparsity in map(schedule, range(97)) if should]
+
+    assert float(updates[-1][1]) == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "ramp_fraction", "frequency", "end_step"), [(8, 0.5, 10, 10), (9, 1.0, 10, 10)]
+)
+def test_a_rise_that_does_not_fit_into_the_steps_is_refused(
+    total_steps: int, ramp_fraction: float, frequency: int, end_step: int
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=f"within {total_steps} steps of fine-tuning, got step {end_step}; "
+        "lower prune.ramp_fraction or prune.frequency, or raise prune.epochs",
+    ):
+        build_schedule(0.8, total_steps, ramp_fraction, frequency)
+
+
+def test_the_sparsity_rises_as_zhu_and_gupta_say() -> None:
+    """Their equation 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3, here with s_i = 0 and t_0 = 0."""
+    schedule = build_schedule(0.8, 100, 0.4, 10)
+
+    for step in (0, 10, 20, 30, 40):
+        assert float(schedule(step)[1]) == pytest.approx(0.8 - 0.8 * (1 - step / 40) ** 3, abs=1e-6)
+
+
+def test_the_mask_is_updated_at_multiples_of_the_frequency_until_the_rise_ends() -> None:
+    schedule = build_schedule(0.8, 100, 0.4, 10)
+
+    assert [step for step in range(100) if schedule(step)[0]] == [0, 10, 20, 30, 40]
+
+
+def test_every_kernel_but_the_first_and_the_last_has_exactly_the_sparsity(pruned: keras.Model) -> None:
+    assert count_zeros_by_layer(pruned) == ZEROS
+
+
+@pytest.mark.parametrize(
+    ("blocks", "dense", "pruned_layers"),
+    [
+        ([[4], [4]], [8, 8], ["conv2", "dense1", "dense2"]),
+        ([[4]], [8], ["dense1"]),
+        ([[4]], [], ["conv1", "logits"]),  # nothing lies between them
+        ([], [], ["logits"]),
+    ],
+)
+def test_the_first_and_the_last_kernel_are_spared_where_there_are_others(
+    blocks: list[list[int]], dense: list[int], pruned_layers: list[str]
+) -> None:
+    layers = list_layers(6, 3, blocks, dense, batch_norm=["conv"], dropout=0.2)
+
+    assert list_pruned_layers(build_model(layers, seed=1)) == pruned_layers
+
+
+def test_a_rise_that_takes_all_steps_reaches_the_sparsity(dense_path: Path) -> None:
+    model = prune_file(dense_path, epochs=1, ramp_fraction=1.0, frequency=8)
+
+    assert count_zeros_by_layer(model) == ZEROS
+
+
+def test_nothing_but_kernels_is_pruned(dense_path: Path, pruned: keras.Model) -> None:
+    dense = read_model(dense_path)
+
+    for layer in pruned.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert np.count_nonzero(layer.gamma.numpy()) == dense.get_layer(layer.name).gamma.shape[0]
+        if hasattr(layer, "bias") and layer.name == "logits":
+            assert np.count_nonzero(layer.bias.numpy()) == 3
+
+
+def test_a_pruned_model_is_an_ordinary_model_again(dense_path: Path, pruned: keras.Model) -> None:
+    dense = read_model(dense_path)
+
+    assert [(type(layer), layer.name) for layer in pruned.layers] == [(type(x), x.name) for x in dense.layers]
+    assert pruned.count_params() == dense.count_params()
+
+
+def test_a_pruned_model_is_read_back_with_the_same_predictions(pruned: keras.Model, tmp_path: Path) -> None:
+    write_model(tmp_path / "model.h5", pruned)
+
+    x = to_network_input(TRAIN_SET[0])
+    assert np.array_equal(predict_logits(read_model(tmp_path / "model.h5"), x), predict_logits(pruned, x))
+
+
+def test_a_pruned_model_is_float32(pruned: keras.Model) -> None:
+    assert {layer.compute_dtype for layer in pruned.layers} == {"float32"}
+    assert {weights.dtype for weights in pruned.get_weights()} == {np.dtype(np.float32)}
+
+
+def test_the_remaining_weights_are_fine_tuned(dense_path: Path, pruned: keras.Model) -> None:
+    before = kernels(read_model(dense_path))
+
+    for name, after in kernels(pruned).items():
+        assert (after[after != 0] != before[name][after != 0]).all()
+
+
+def test_pruned_weights_stay_exactly_zero_while_the_others_recover(
+    dense_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sparsity reaches its target in step 6 of 24; whatever follows the pruning callback sees masked weights."""
+    masks: list[dict[str, list[bool]]] = []
+
+    class Recorder(keras.callbacks.Callback):
+        def __init__(self, *_: object) -> None:
+            super().__init__()
+
+        def on_epoch_end(self, epoch: int, logs: object = None) -> None:  # noqa: ARG002  (of Keras)
+            wrapped = [layer.layer for layer in self.model.layers if hasattr(layer, "pruning_step")]
+            masks.append({layer.name: (layer.kernel.numpy() == 0).ravel().tolist() for layer in wrapped})
+
+    monkeypatch.setattr(stage, "Progress", Recorder)
+
+    prune_file(dense_path, epochs=3, ramp_fraction=0.3)
+
+    assert {name: sum(mask) for name, mask in masks[0].items()} == {"conv2": 108, "dense1": 216}
+    assert masks[2] == masks[1] == masks[0]
+
+
+def test_the_smallest_weights_are_pruned(dense_path: Path) -> None:
+    dense = kernels(read_model(dense_path))
+
+    pruned_kernels = kernels(prune_file(dense_path, learning_rate=1e-12))
+    for name in ("conv2", "dense1"):
+        kernel, magnitudes = pruned_kernels[name], np.abs(dense[name])
+        assert magnitudes[kernel == 0].max() < magnitudes[kernel != 0].min()
+
+
+def test_pruning_learns_from_the_images(dense_path: Path) -> None:
+    def accuracy(model: keras.Model) -> float:
+        predicted = predict_logits(model, to_network_input(TRAIN_SET[0])).argmax(axis=1)
+        return float(np.mean(predicted == TRAIN_SET[1]))
+
+    assert accuracy(read_model(dense_path)) < 0.5
+    assert accuracy(prune_file(dense_path, sparsity=0.5, epochs=8, learning_rate=0.02)) > 0.9
+
+
+def test_the_dense_file_is_not_changed(dense_path: Path) -> None:
+    before = dense_path.read_bytes()
+
+    prune_file(dense_path, epochs=1)
+
+    assert dense_path.read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_bytes(dense_path: Path, pruned: keras.Model, tmp_path: Path) -> None:
+    assert read_bytes_of(prune_file(dense_path), tmp_path) == read_bytes_of(pruned, tmp_path)
+
+
+def test_another_seed_gives_other_bytes(dense_path: Path, pruned: keras.Model, tmp_path: Path) -> None:
+    assert read_bytes_of(prune_file(dense_path, seed=8), tmp_path) != read_bytes_of(pruned, tmp_path)
+
+
+def test_the_augmentation_changes_what_is_fine_tuned_but_not_in_clean_epochs(dense_path: Path, tmp_path: Path) -> None:
+    flip = LIMITS | {"horizontal_flip": True}
+    plain, flipped, clean = (
+        read_bytes_of(prune_file(dense_path, limits=limits, epochs=1, clean_epochs=clean_epochs), tmp_path)
+        for limits, clean_epochs in ((LIMITS, 0), (flip, 0), (flip, 1))
+    )
+
+    assert flipped != plain
+    assert clean == plain
+
+
+def test_more_sparsity_never_means_fewer_zeros(dense_path: Path, pruned: keras.Model) -> None:
+    zeros = [
+        count_zeros_by_layer(model)
+        for model in (prune_file(dense_path, 0.3), prune_file(dense_path, 0.5), pruned, prune_file(dense_path, 0.95))
+    ]
+
+    for fewer, more in itertools.pairwise(zeros):
+        assert all(fewer[name] < more[name] for name in ("conv2", "dense1"))
+
+
+def test_zeros_are_listed_by_layer(pruned: keras.Model) -> None:
+    assert list_layer_zeros(pruned, 0.75) == [
+        {"layer": "conv1", "weights": 36, "zeros": 0, "sparsity": "0.000000"},
+        {"layer": "conv2", "weights": 144, "zeros": 108, "sparsity": "0.750000"},
+        {"layer": "dense1", "weights": 288, "zeros": 216, "sparsity": "0.750000"},
+        {"layer": "logits", "weights": 24, "zeros": 0, "sparsity": "0.000000"},
+    ]
+
+
+def test_a_kernel_that_misses_the_sparsity_is_an_error(dense_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"conv2: expected a share of zeros of 0\.5, got 0\.0"):
+        list_layer_zeros(read_model(dense_path), 0.5)
+
+
+def test_the_total_sparsity_weighs_layers_by_their_weights() -> None:
+    assert measure_total_sparsity([{"weights": 10, "zeros": 0}, {"weights": 30, "zeros": 30}]) == 0.75
+
+
+def test_accuracy_and_size_are_measured_under_a_prefix(tmp_path: Path) -> None:
+    logits_are_pixels = keras.Sequential([keras.layers.InputLayer(input_shape=(1, 2, 1)), keras.layers.Flatten()])
+    images = np.array([[[255, 0]], [[0, 255]]], np.uint8)
+    content = bytes(1000)
+    (tmp_path / "model.h5").write_bytes(content)
+
+    metrics = measure(
+        logits_are_pixels, (images, np.array([0, 0])), (images, np.array([0, 1])), tmp_path / "model.h5", "dense_"
+    )
+
+    gzip_size_bytes = metrics.pop("dense_gzip_size_bytes")
+    assert metrics == {"dense_val_accuracy": 0.5, "dense_test_accuracy": 1.0, "dense_size_bytes": 1000}
+    assert gzip_size_bytes == len(gzip.compress(content, 9, mtime=0)) < 50
+
+
+def test_a_sparsity_is_taken_as_params_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["prune", "0.75"])
+
+    assert parse_sparsity((0.5, 0.75)) == "0.75"
+
+
+def test_an_unknown_sparsity_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["prune", "0.6"])
+
+    with pytest.raises(UserError, match=r"sparsity: unknown name '0\.6'.*known: 0\.5, 0\.75"):
+        parse_sparsity((0.5, 0.75))
+
+
+@pytest.fixture
+def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder in which the stage can prune the dense model to 75 %."""
+    params = dataclasses.replace(load_params(), seed=7, prune=PRUNE)
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(sys, "argv", ["prune", "0.75"])
+    monkeypatch.chdir(tmp_path)
+    Path("data/select_model").mkdir(parents=True)
+    Path("data/select_model/model.h5").write_bytes(dense_path.read_bytes())
+    write_json(Path("data/select_model/choice.json"), {"augmentation_limits": LIMITS})
+    for name, (images, labels) in (("train", TRAIN_SET), ("val", make_images(12, 1)), ("test", make_images(9, 2))):
+        write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
+    return tmp_path
+
+
+def test_the_stage_writes_a_pruned_model_and_its_numbers(folder: Path, dense_path: Path) -> None:
+    stage.main()
+
+    output = folder / "data/prune/0.75"
+    metrics = read_json(output / "metrics.json")
+    names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
+    assert {path.name for path in output.iterdir()} == {"model.h5", "metrics.json", "layers.csv"}
+    assert list(metrics) == ["sparsity", *names, *[f"dense_{name}" for name in names]]
+    assert metrics["sparsity"] == round((108 + 216) / (36 + 144 + 288 + 24), 6)
+    assert [row["zeros"] for row in read_csv(output / "layers.csv")] == ["0", "108", "216", "0"]
+    assert metrics["size_bytes"] == (output / "model.h5").stat().st_size
+    assert metrics["dense_size_bytes"] == dense_path.stat().st_size
+    assert count_zeros_by_layer(read_model(output / "model.h5")) == ZEROS
+
+
+def test_the_stage_leaves_the_chosen_model_as_it_is(folder: Path, dense_path: Path) -> None:
+    stage.main()
+
+    assert (folder / "data/select_model/model.h5").read_bytes() == dense_path.read_bytes()

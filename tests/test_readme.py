@@ -1,0 +1,46 @@
+"""The README shows what the pipeline wrote. `python tests/test_readme.py` brings its tables up to date."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+GENERATED = re.compile(r"<!-- generated: (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
+
+
+def fill(text: str) -> str:
+    """Puts the content of each named file between its markers."""
+    return GENERATED.sub(
+        lambda match: f"<!-- generated: {match[1]} -->\n{(ROOT / match[1]).read_text()}<!-- end -->\n", text
+    )
+
+
+def test_tables_are_those_that_the_pipeline_wrote() -> None:
+    text = README.read_text()
+    assert [match[1] for match in GENERATED.finditer(text)] == ["data/compare/headline.md", "data/compare/grid.md"]
+    assert text == fill(text), "run `python tests/test_readme.py`"
+
+
+@pytest.mark.parametrize("path", re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text()))
+def test_pictures_are_in_git(path: str) -> None:
+    tracked = subprocess.run(["git", "ls-files", "--error-unmatch", path], cwd=ROOT, capture_output=True)
+    assert tracked.returncode == 0
+    assert (ROOT / path).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", ["reproduce", "test", "taste"])
+def test_command_is_one_line_to_copy(name: str) -> None:
+    (command,) = re.findall(rf"<!-- command: {name} -->\n```bash\n(.*?)\n```\n", README.read_text(), re.DOTALL)
+    assert "\n" not in command
+
+
+def test_every_stage_has_its_row() -> None:
+    stages = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert set(re.findall(r"^\| `(\w+)` \| .*\? \|", README.read_text(), re.MULTILINE)) == stages
+
+
+if __name__ == "__main__":
+    README.write_text(fill(README.read_text()))

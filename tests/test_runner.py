@@ -1,0 +1,172 @@
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from stages.lib import runner
+from stages.lib.errors import UserError
+from stages.lib.runner import run_stage
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_failing(error: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a stage that raises `error`, a Python expression, as a process of its own."""
+    (folder / "fail.py").write_text(
+        "from stages.lib.errors import UserError\n"
+        "from stages.lib.runner import run_stage\n"
+        "def main():\n"
+        f"    raise {error}\n"
+        "run_stage(main)\n"
+    )
+    return subprocess.run(
+        [sys.executable, "fail.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        ("UserError('train.epochs: got 0')", 1, "error: train.epochs: got 0\n"),
+        ("UserError('no source:\\n  - one\\n  - two')", 1, "error: no source:\n  - one\n  - two\n"),
+        (
+            "OSError(28, 'No space left on device', 'data/x')",
+            1,
+            "error: [Errno 28] No space left on device: 'data/x'; mend it and run `dvc repro` again\n",
+        ),
+        (
+            "PermissionError(13, 'Permission denied', 'y')",
+            1,
+            "error: [Errno 13] Permission denied: 'y'; mend it and run `dvc repro` again\n",
+        ),
+        ("KeyboardInterrupt", 130, "interrupted: `dvc repro` goes on with this stage\n"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_message_without_traceback_and_a_status(
+    tmp_path: Path, error: str, status: int, message: str
+) -> None:
+    result = run_failing(error, tmp_path)
+
+    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ValueError('shape (3,)')",
+        "KeyError('shape (3,)')",
+        "FileNotFoundError(2, 'shape (3,)')",
+        "OSError('shape (3,)')",
+    ],
+)
+def test_a_fault_of_the_program_keeps_its_traceback(tmp_path: Path, error: str) -> None:
+    result = run_failing(error, tmp_path)
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("Traceback (most recent call last):\n")
+    assert "in main\n" in result.stderr
+    assert "shape (3,)" in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("error", ["UserError('x')", "OSError('x')", "KeyboardInterrupt", "ValueError('x')"])
+def test_a_stage_that_fails_leaves_no_record(tmp_path: Path, error: str) -> None:
+    run_failing(error, tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["fail.py"]
+
+
+def test_a_stage_that_succeeds_goes_on(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+
+    run_stage(lambda: calls.append("main"))
+
+    assert calls == ["main"]
+    assert (tmp_dir / "data/timing/train.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "stage"),
+    [
+        (["/somewhere/stages/prepare.py"], "prepare"),
+        (["stages/preview.py", "mild"], "preview@mild"),
+        (["stages/train.py", "third", "none"], "train@third-none"),
+        (["stages/prune.py", "0.5"], "prune@0.5"),
+    ],
+)
+def test_the_record_is_named_as_dvc_names_the_stage(
+    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], stage: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+
+    run_stage(lambda: None)
+
+    assert [str(path.relative_to(tmp_dir)) for path in tmp_dir.rglob("*.json")] == [f"data/timing/{stage}.json"]
+    assert json.loads((tmp_dir / f"data/timing/{stage}.json").read_text())["stage"] == stage
+
+
+def test_the_record_holds_seconds_since_the_process_started_and_peak_memory(
+    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = psutil.Process().create_time()
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+    monkeypatch.setattr(time, "time", lambda: started + 12.34)
+    of_this_process = SimpleNamespace(ru_maxrss=3 * 1024 + 1023)
+    monkeypatch.setattr(resource, "getrusage", lambda who: {resource.RUSAGE_SELF: of_this_process}[who])
+
+    run_stage(lambda: None)
+
+    assert json.loads((tmp_dir / "data/timing/train.json").read_text()) == {
+        "stage": "train",
+        "seconds": 12.3,
+        "peak_memory_mib": 3,
+    }
+
+
+def test_the_memory_is_that_of_this_process(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+
+    run_stage(lambda: None)
+
+    held_mib = psutil.Process().memory_info().rss / 2**20
+    recorded_mib = json.loads((tmp_dir / "data/timing/train.json").read_text())["peak_memory_mib"]
+    assert held_mib * 0.5 < recorded_mib < psutil.virtual_memory().total / 2**20
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO"])
+def test_an_error_of_the_machine_is_the_users_to_mend(name: str) -> None:
+    def fail() -> None:
+        raise OSError(getattr(errno, name), "no")
+
+    with pytest.raises(SystemExit, match=r"^error: .*; mend it and run `dvc repro` again$"):
+        run_stage(fail)
+
+
+def test_a_record_that_does_not_fit_on_the_disk_is_an_error_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(runner, "write_json", fail)
+    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+
+    with pytest.raises(SystemExit, match=r"^error: .*No space left on device: 'data/timing/train\.json'") as caught:
+        run_stage(lambda: None)
+
+    assert isinstance(caught.value.code, str)  # which Python prints, and then exits with status 1
+
+
+def test_a_user_error_is_a_value_error() -> None:
+    assert issubclass(UserError, ValueError)

@@ -1,0 +1,332 @@
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+
+from stages import select_model as stage
+from stages.lib.errors import UserError
+from stages.lib.files import read_csv, read_json, write_bytes, write_json
+from stages.lib.params import AugmentationParams, SelectModelParams, StudyParams, load_params
+from stages.lib.plots import COLORS
+from stages.select_model import Candidate, describe_choice, explain, plot_comparison, select_candidate
+
+
+def candidate(
+    val_accuracy: float, receptive_field_px: int = 16, macs: int = 1000, name: str = "a", augmentation: str = "none"
+) -> Candidate:
+    return Candidate(name, augmentation, val_accuracy, 0.2, macs, 77_000, receptive_field_px)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def test_a_single_candidate_is_chosen() -> None:
+    only = candidate(0.5)
+
+    assert select_candidate([only], 0.0) is only
+
+
+def test_a_candidate_outside_the_tolerance_is_not_chosen_however_large_its_receptive_field() -> None:
+    best, wide = candidate(0.940, receptive_field_px=10), candidate(0.937, receptive_field_px=28, macs=1)
+
+    assert select_candidate([best, wide], 0.002) is best
+
+
+def test_within_the_tolerance_the_larger_receptive_field_wins_over_fewer_macs_and_accuracy() -> None:
+    best, wide = candidate(0.940, receptive_field_px=10, macs=1), candidate(0.939, receptive_field_px=16, macs=9)
+
+    assert select_candidate([best, wide], 0.002) is wide
+
+
+def test_with_equal_receptive_fields_fewer_macs_win_over_accuracy() -> None:
+    best, light = candidate(0.940, macs=1001), candidate(0.939, macs=1000)
+
+    assert select_candidate([best, light], 0.002) is light
+
+
+def test_with_equal_receptive_fields_and_macs_the_accuracy_decides() -> None:
+    best, near = candidate(0.940), candidate(0.939)
+
+    assert select_candidate([near, best], 0.002) is best
+
+
+def test_with_no_tolerance_only_the_best_accuracy_counts() -> None:
+    best, wide = candidate(0.940, receptive_field_px=10), candidate(0.9399, receptive_field_px=28)
+
+    assert select_candidate([wide, best], 0.0) is best
+
+
+def test_with_no_tolerance_equal_accuracies_count_as_equal() -> None:
+    one, wide = candidate(0.940, receptive_field_px=10), candidate(0.940, receptive_field_px=28)
+
+    assert select_candidate([one, wide], 0.0) is wide
+
+
+@pytest.mark.parametrize(
+    ("best", "near", "tolerance"),
+    [
+        (0.9375, 0.875, 0.0625),  # exact in binary
+        (0.94, 0.938, 0.002),
+        (11_300 / 12_000, 11_276 / 12_000, 0.002),
+        (0.902, 0.8995, 0.0025),  # in floating point, 0.902 - 0.0025 is above 0.8995
+        (10_833 / 12_000, 10_803 / 12_000, 0.0025),
+    ],
+)
+def test_a_candidate_exactly_at_the_tolerance_counts_as_equal(best: float, near: float, tolerance: float) -> None:
+    accurate, wide = candidate(best, receptive_field_px=10), candidate(near, receptive_field_px=16)
+
+    assert select_candidate([accurate, wide], tolerance) is wide
+    assert "of the 2 candidates that close" in explain(wide, [accurate, wide], tolerance)
+
+
+def test_one_validation_image_beyond_the_tolerance_does_not_count_as_equal() -> None:
+    best, near = candidate(11_300 / 12_000, receptive_field_px=10), candidate(11_275 / 12_000, receptive_field_px=16)
+
+    assert select_candidate([best, near], 24 / 12_000) is best
+
+
+def test_the_order_of_the_candidates_does_not_matter() -> None:
+    candidates = [candidate(0.940, 10), candidate(0.939, 16, 5), candidate(0.9385, 16, 4), candidate(0.91, 28)]
+
+    assert {select_candidate(order, 0.002) for order in itertools.permutations(candidates)} == {candidates[2]}
+
+
+@pytest.mark.parametrize(
+    ("candidates", "sentence"),
+    [
+        (
+            [candidate(0.94), candidate(0.93, name="b")],
+            "a-none has a validation accuracy of 94.00 %, the best of 2 candidates by more than 0.2 points.",
+        ),
+        (
+            [candidate(0.94), candidate(0.9396, 14, name="b"), candidate(0.93, 28, name="c")],
+            "a-none has a validation accuracy of 94.00 %, the best; of the 2 candidates that close, its receptive "
+            "field of 16 px is the largest.",
+        ),
+        (
+            [candidate(0.9396), candidate(0.94, 14, name="b", augmentation="flip")],
+            "a-none has a validation accuracy of 93.96 %, within 0.2 points of the best (b-flip, 94.00 %); of the 2 "
+            "candidates that close, its receptive field of 16 px is the largest.",
+        ),
+        (
+            [candidate(0.9396), candidate(0.94, macs=2000, name="b"), candidate(0.9395, 14, name="c")],
+            "a-none has a validation accuracy of 93.96 %, within 0.2 points of the best (b-none, 94.00 %); of the 3 "
+            "candidates that close, its receptive field of 16 px is the largest, shared by 2, of which it needs the "
+            "fewest MACs (1,000).",
+        ),
+        (
+            [
+                candidate(0.9396, augmentation="flip"),
+                candidate(0.9395),
+                candidate(0.94, macs=2000, name="b"),
+                candidate(0.9399, 14, name="c"),
+            ],
+            "a-flip has a validation accuracy of 93.96 %, within 0.2 points of the best (b-none, 94.00 %); of the 4 "
+            "candidates that close, its receptive field of 16 px is the largest, shared by 3, of which it needs the "
+            "fewest MACs (1,000), shared by 2, of which it is the most accurate.",
+        ),
+    ],
+)
+def test_the_reason_tells_which_rule_decided(candidates: list[Candidate], sentence: str) -> None:
+    chosen = select_candidate(candidates, 0.002)
+
+    assert chosen is candidates[0]
+    assert explain(chosen, candidates, 0.002) == sentence
+
+
+def test_the_reason_for_an_only_candidate_compares_it_with_none() -> None:
+    reason = explain(candidate(0.94), [candidate(0.94)], 0.002)
+
+    assert reason == "a-none has a validation accuracy of 94.00 %; it is the only candidate."
+
+
+def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
+    assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007)
+
+
+def test_the_choice_holds_the_limits_that_later_stages_fine_tune_with() -> None:
+    choice = describe_choice(candidate(0.9, augmentation="mild"), AugmentationParams(8, 0.02, 0.2, False), "why")
+
+    assert choice == {
+        "model": "a",
+        "augmentation": "mild",
+        "reason": "why",
+        "augmentation_limits": {
+            "rotation_degrees": 8,
+            "shift_fraction": 0.02,
+            "zoom_fraction": 0.2,
+            "horizontal_flip": False,
+        },
+    }
+
+
+def test_the_picture_names_augmentations_models_and_the_choice() -> None:
+    candidates = [candidate(0.94), candidate(0.93, augmentation="flip"), candidate(0.92, 12, name="b")]
+
+    axis = plot_comparison(candidates, candidates[1]).axes[0]
+
+    assert axis.get_legend_handles_labels()[1] == [
+        "chosen: a-flip",
+        "none (augmentation)",
+        "flip (augmentation)",
+        "a: receptive field 16 px, 77 k parameters",
+        "b: receptive field 12 px, 77 k parameters",
+    ]
+
+
+def test_the_picture_shows_million_macs_and_percent_and_rings_the_choice() -> None:
+    candidates = [candidate(0.93, macs=2_500_000), candidate(0.94, macs=3_000_000, name="b")]
+
+    first, second, ring, *_ = plot_comparison(candidates, candidates[1]).axes[0].collections
+
+    assert np.asarray(first.get_offsets()) == pytest.approx(np.array([[2.5, 93]]))
+    assert np.asarray(second.get_offsets()) == pytest.approx(np.array([[3, 94]]))
+    assert np.asarray(ring.get_offsets()) == pytest.approx(np.array([[3, 94]]))
+    assert len(np.asarray(ring.get_facecolor())) == 0
+
+
+def test_the_picture_tells_augmentations_by_color_and_models_by_marker() -> None:
+    candidates = [candidate(0.93), candidate(0.94, augmentation="flip"), candidate(0.92, 12, 2_000_000, "b")]
+
+    first, second, third, *_ = plot_comparison(candidates, candidates[1]).axes[0].collections
+
+    colors = [np.asarray(points.get_facecolor()).tolist() for points in (first, second, third)]
+    paths = [np.asarray(points.get_paths()[0].vertices).tolist() for points in (first, second, third)]
+    assert colors[0] == colors[2] != colors[1]
+    assert paths[0] == paths[1] != paths[2]
+
+
+def test_the_picture_takes_more_augmentations_than_there_are_colors() -> None:
+    candidates = [candidate(0.9, augmentation=f"a{number}") for number in range(len(COLORS) + 2)]
+
+    labels = plot_comparison(candidates, candidates[0]).axes[0].get_legend_handles_labels()[1]
+
+    assert len(labels) == 1 + len(candidates) + 1
+
+
+MODEL_BYTES = b"the model of small-flip"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder with four trained candidates, in which the stage chooses small-flip; there is no data/evaluate."""
+    augmentations = {"none": AugmentationParams(0, 0, 0, False), "flip": AugmentationParams(0, 0, 0, True)}
+    params = dataclasses.replace(
+        load_params(),
+        study=StudyParams(("small", "large"), ("none", "flip")),
+        augmentations=augmentations,
+        select_model=SelectModelParams(0.002),
+    )
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.chdir(tmp_path)
+    accuracies = {"small-none": 0.90, "small-flip": 0.94, "large-none": 0.91, "large-flip": 0.941}
+    for key, accuracy in accuracies.items():
+        write_json(Path(f"data/train/{key}/metrics.json"), {"val_accuracy": accuracy, "val_loss": 0.25})
+        write_bytes(Path(f"data/train/{key}/model.h5"), f"the model of {key}".encode())
+    for model, macs in (("small", 1000), ("large", 3000)):
+        cost = {"macs": macs, "flops": 2 * macs, "parameters": 50, "receptive_field_px": 16}
+        write_json(Path(f"data/complexity/{model}/metrics.json"), cost)
+    return tmp_path
+
+
+def test_the_stage_writes_the_choice_and_its_numbers(folder: Path) -> None:
+    stage.main()
+
+    choice = read_json(folder / "data/select_model/choice.json")
+    assert (choice["model"], choice["augmentation"]) == ("small", "flip")
+    assert choice["augmentation_limits"]["horizontal_flip"] is True
+    assert choice["reason"].startswith("small-flip has a validation accuracy of 94.00 %, within 0.2 points of the best")
+    assert read_json(folder / "data/select_model/metrics.json") == {
+        "chosen": "small-flip",
+        "val_accuracy": 0.94,
+        "val_loss": 0.25,
+        "macs": 1000,
+        "parameters": 50,
+        "receptive_field_px": 16,
+    }
+
+
+def test_the_stage_writes_its_five_files_and_no_others(folder: Path) -> None:
+    stage.main()
+
+    assert {path.name for path in (folder / "data/select_model").iterdir()} == {
+        "choice.json",
+        "metrics.json",
+        "model.h5",
+        "comparison.csv",
+        "comparison.png",
+    }
+
+
+def test_the_model_of_the_choice_is_copied_byte_for_byte(folder: Path) -> None:
+    stage.main()
+
+    assert (folder / "data/select_model/model.h5").read_bytes() == MODEL_BYTES
+    assert (folder / "data/train/small-flip/model.h5").read_bytes() == MODEL_BYTES
+
+
+def test_the_table_lists_every_candidate_the_best_first(folder: Path) -> None:
+    stage.main()
+
+    rows = read_csv(folder / "data/select_model/comparison.csv")
+    assert [(row["model"], row["augmentation"], row["val_accuracy"]) for row in rows] == [
+        ("large", "flip", "0.941"),
+        ("small", "flip", "0.94"),
+        ("large", "none", "0.91"),
+        ("small", "none", "0.9"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["small-gone", "gone-none"])
+def test_candidates_outside_the_study_are_not_read(folder: Path, key: str) -> None:
+    write_json(folder / f"data/train/{key}/metrics.json", {"val_accuracy": 1.0, "val_loss": 0.0})
+    write_bytes(folder / f"data/train/{key}/model.h5", b"better")
+    cost = {"macs": 1, "flops": 2, "parameters": 1, "receptive_field_px": 28}
+    write_json(folder / "data/complexity/gone/metrics.json", cost)
+
+    stage.main()
+
+    assert read_json(folder / "data/select_model/metrics.json")["chosen"] == "small-flip"
+    assert len(read_csv(folder / "data/select_model/comparison.csv")) == 4
+
+
+def test_the_choice_does_not_read_what_was_measured_on_test_images(folder: Path) -> None:
+    """The fixture has no data/evaluate; and if there is one, it may hold what it will."""
+    write_bytes(folder / "data/evaluate/small-flip/metrics.json", b"no JSON")
+    write_json(folder / "data/evaluate/large-flip/metrics.json", {"test_accuracy": 1.0})
+
+    stage.main()
+
+    assert read_json(folder / "data/select_model/metrics.json")["chosen"] == "small-flip"
+
+
+@pytest.mark.parametrize("missing", ["data/train/large-none/metrics.json", "data/complexity/large/metrics.json"])
+def test_missing_metrics_are_named_with_the_remedy(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
+
+    with pytest.raises(UserError, match=f"^{missing}: not found; run `dvc repro`"):
+        stage.main()
+
+
+def test_two_runs_write_the_same_bytes(folder: Path) -> None:
+    def run() -> dict[str, bytes]:
+        stage.main()
+        return {path.name: path.read_bytes() for path in (folder / "data/select_model").iterdir()}
+
+    assert run() == run()
+
+
+def test_the_choice_is_readable_json(folder: Path) -> None:
+    stage.main()
+
+    text = (folder / "data/select_model/choice.json").read_text()
+    assert list(json.loads(text)) == ["model", "augmentation", "reason", "augmentation_limits"]
+    assert text.endswith("}\n")
