@@ -38,7 +38,7 @@ TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 
 FLOAT32_BYTES = 4
-WRITES_A_NEW_TENSOR = ("conv", "max_pool", "dense")  # the other kinds can overwrite their input, or change nothing
+WRITES_A_NEW_TENSOR = ("conv", "max_pool", "global_average_pool", "dense")  # the others can overwrite their input
 COLOR_OF_KIND = dict(zip(("conv", "dense", "batch_norm"), COLORS, strict=False))
 
 
@@ -48,15 +48,27 @@ def compute_activation_bytes(shape: Sequence[int]) -> int:
 
 
 def compute_peak_activation_bytes(layers: Sequence[Layer]) -> int:
-    """Computes the most memory that a layer's input and output take together, one image, layer by layer.
+    """Computes the most memory that activations take together, one image, layer by layer.
 
-    Batch normalization, ReLU, dropout and flatten work in place, so only the other kinds hold two tensors at once.
+    They are a layer's input, its output, and a shortcut that waits for its add while the convolutions that it bypasses
+    run. Batch normalization, ReLU, dropout and flatten work in place, so only the other kinds hold an input and an
+    output at once. An add works in place, too: it adds the shortcut to what the convolution before it has written, and
+    so never holds more than that convolution did, whose input has gone by then.
     """
     return max(
-        compute_activation_bytes(layer.input_shape) + compute_activation_bytes(layer.output_shape)
-        for layer in layers
+        compute_activation_bytes(layer.input_shape)
+        + compute_activation_bytes(layer.output_shape)
+        + compute_waiting_bytes(layers, index)
+        for index, layer in enumerate(layers)
         if layer.kind in WRITES_A_NEW_TENSOR
     )
+
+
+def compute_waiting_bytes(layers: Sequence[Layer], index: int) -> int:
+    """Computes the memory of shortcuts that wait for a later add while layer `index` runs, its own input left out."""
+    awaited = {layer.shortcut for layer in layers[index + 1 :]}
+    earlier = layers[: max(index - 1, 0)]  # without the layer just before, whose output is the input
+    return sum(compute_activation_bytes(layer.output_shape) for layer in earlier if layer.name in awaited)
 
 
 def measure_layers(layers: Sequence[Layer], fields: Sequence[ReceptiveField]) -> list[dict[str, Any]]:
@@ -87,12 +99,16 @@ def measure_layers(layers: Sequence[Layer], fields: Sequence[ReceptiveField]) ->
 
 
 def sum_up(rows: Sequence[Mapping[str, Any]], layers: Sequence[Layer]) -> dict[str, int]:
-    """Computes the content of `metrics.json`; the receptive field is that of the last layer before the dense ones."""
+    """Computes the content of `metrics.json`.
+
+    The receptive field is that of the last layer before a unit sees the whole image, in the global pool or in the first
+    dense layer: the last one whose units lie on a grid.
+    """
     summed = ("macs", "flops", "study_macs", "study_flops", "parameters")
-    (receptive_field_px,) = (row["receptive_field_px"] for row in rows if row["kind"] == "flatten")
+    fields_on_a_grid = [row["receptive_field_px"] for row in rows if row["jump_px"] is not None]
     return {
         **{name: sum(row[name] for row in rows) for name in summed},
-        "receptive_field_px": receptive_field_px,
+        "receptive_field_px": fields_on_a_grid[-1],
         "peak_activation_bytes": compute_peak_activation_bytes(layers),
     }
 

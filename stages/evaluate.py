@@ -70,7 +70,7 @@ def measure_under_distortions(
     seed: int,
 ) -> dict[str, float]:
     """Measures the accuracy on x under each regime that changes images, as test_accuracy_under_<regime>."""
-    identity = AugmentationParams(0, 0, 0, False)
+    identity = AugmentationParams(0, 0, 0, 0, 0, False)
     return {
         f"test_accuracy_under_{name}": compute_accuracy(
             y_true, predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)

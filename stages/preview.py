@@ -74,7 +74,7 @@ def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str)
 def describe(name: str, augmentation: AugmentationParams) -> str:
     """Writes a regime as a title.
 
-    >>> describe("mild", AugmentationParams(8, 0.02, 0.2, False))
+    >>> describe("mild", AugmentationParams(8, 0.02, 0.2, 0, 0, False))
     'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
     """
     parts = []
@@ -84,6 +84,10 @@ def describe(name: str, augmentation: AugmentationParams) -> str:
         parts.append(f"shift up to {100 * augmentation.shift_fraction:g} %")
     if augmentation.zoom_fraction:
         parts.append(f"zoom up to {100 * augmentation.zoom_fraction:g} %")
+    if augmentation.shift_px:
+        parts.append(f"shift up to {augmentation.shift_px} px")
+    if augmentation.erase_px:
+        parts.append(f"a square of {augmentation.erase_px} px erased")
     if augmentation.horizontal_flip:
         parts.append("half of the images mirrored")
     return f"{name}: {', '.join(parts) or 'images as they are'}"

@@ -12,27 +12,31 @@ Writes, in data/prune/<sparsity>/:
     model.h5: the pruned model, an ordinary Keras model with zeros in its kernels.
     metrics.json: accuracy before and after, share of zeros, size raw and gzipped.
     layers.csv: zeros of each layer.
+and, no DVC output, data/checkpoints/prune@<sparsity>.npz: the state after every epoch, until the stage succeeds.
 
 The test accuracy is only reported: nothing here is chosen by it.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stages.lib.batches import count_steps, training_batches
+from stages.lib.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
 from stages.lib.errors import UserError
 from stages.lib.files import read_json, read_split, write_csv, write_json
+from stages.lib.hardware import choose_policy
 from stages.lib.metrics import compute_accuracy
-from stages.lib.model import predict_logits, read_model, to_network_input, write_model
+from stages.lib.model import StatelessDropout, predict_logits, read_model, to_network_input, write_model
 from stages.lib.params import PruneParams, find_name, load_params
 from stages.lib.progress import Progress
 from stages.lib.runner import run_stage
 from stages.lib.sparsity import compute_gzip_size_bytes, compute_sparsity, count_zeros, has_sparsity
-from stages.lib.tf import keras
+from stages.lib.tf import keras, tf
 
 # isort: split
 import tensorflow_model_optimization as tfmot  # after stages.lib.tf, which settles which Keras it gets
@@ -40,6 +44,7 @@ import tensorflow_model_optimization as tfmot  # after stages.lib.tf, which sett
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
 OUTPUT = Path("data/prune")
+STEPS_PER_EXECUTION = 10
 LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
 
 
@@ -68,6 +73,40 @@ def list_pruned_layers(model: keras.Model) -> list[str]:
     return names[1:-1] or names
 
 
+def wrap_for_pruning(
+    model: keras.Model, schedule: Any, policy: str, seed: int, step: Callable[[], tf.Tensor]
+) -> keras.Model:
+    """Builds a copy of a float32 model that computes under `policy`, and whose inner kernels are pruned as it trains.
+
+    What dropout drops depends on `seed`, the layer and the number of the step, which `step` returns.
+
+    tensorflow-model-optimization masks the stored weights inside the forward pass. There Keras hands out bfloat16
+    copies of them, which it would write back: every step would round what is stored. So it is given the float32
+    variables themselves.
+    """
+    pruned_layers, last = list_pruned_layers(model), model.layers[-1].name
+    position = {layer.name: index for index, layer in enumerate(model.layers)}
+
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, keras.layers.Dropout):
+            return StatelessDropout(layer.rate, seed + position[layer.name], step, name=layer.name, dtype=policy)
+        policy_of_layer = "float32" if layer.name == last else policy
+        copy = type(layer).from_config(layer.get_config() | {"dtype": policy_of_layer})
+        if layer.name not in pruned_layers:
+            return copy
+        return tfmot.sparsity.keras.prune_low_magnitude(copy, pruning_schedule=schedule, dtype=policy_of_layer)
+
+    wrapped = keras.models.clone_model(model, clone_function=copy_layer)
+    for layer, original in zip(wrapped.layers, model.layers, strict=True):
+        layer.set_weights(original.get_weights())
+        if original.name in pruned_layers:
+            layer.pruning_obj._pruning_vars = [
+                tuple(getattr(variable, "_variable", variable) for variable in variables)
+                for variables in layer.pruning_vars
+            ]
+    return wrapped
+
+
 def prune_model(
     model: keras.Model,
     train: tuple[np.ndarray, np.ndarray],
@@ -75,39 +114,51 @@ def prune_model(
     sparsity: float,
     prune: PruneParams,
     seed: int,
+    policy: str,
+    checkpoint: Checkpoint,
 ) -> keras.Model:
-    """Prunes and fine-tunes a float32 model in place on (images, labels); returns it stripped of the pruning wrappers.
+    """Prunes and fine-tunes a float32 model in place on (images, labels), from where `checkpoint` left it; returns it.
 
-    The batches are not those of the training, whose seed is `seed`, too. In float32 throughout: under mixed
-    precision the wrappers would round the stored weights to bfloat16 in every step.
+    The batches are not those of the training, whose seed is `seed`, too.
     """
     num_classes, steps = model.output_shape[-1], count_steps(len(train[0]), prune.batch_size)
     total_steps = prune.epochs * steps
     schedule = build_schedule(sparsity, total_steps, prune.ramp_fraction, prune.frequency)
-    pruned_layers = list_pruned_layers(model)
-
-    def wrap(layer: keras.layers.Layer) -> keras.layers.Layer:
-        if layer.name in pruned_layers:
-            return tfmot.sparsity.keras.prune_low_magnitude(layer, pruning_schedule=schedule)
-        return layer
-
-    wrapped = keras.models.clone_model(model, clone_function=wrap)
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(prune.learning_rate, total_steps))
+    wrapped = wrap_for_pruning(model, schedule, policy, seed, lambda: optimizer.iterations)
     wrapped.compile(
-        keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(prune.learning_rate, total_steps)),
+        optimizer,
         keras.losses.CategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EXECUTION,
+    )
+    first_epoch = checkpoint.restore(wrapped)
+    batches = training_batches(
+        *train,
+        num_classes,
+        prune.batch_size,
+        prune.epochs,
+        prune.clean_epochs,
+        seed + 1,
+        **augmentation_limits,
+        first_epoch=first_epoch,
     )
     wrapped.fit(
-        training_batches(
-            *train, num_classes, prune.batch_size, prune.epochs, prune.clean_epochs, seed + 1, **augmentation_limits
-        ),
+        batches,
+        initial_epoch=first_epoch,
         epochs=prune.epochs,
         steps_per_epoch=steps,
         verbose=0,
         # The pruning callback comes first, so that whatever follows sees masked weights.
-        callbacks=[tfmot.sparsity.keras.UpdatePruningStep(), Progress(f"prune {sparsity:g}", prune.epochs, steps)],
+        callbacks=[
+            tfmot.sparsity.keras.UpdatePruningStep(),
+            Progress(f"prune {sparsity:g}", prune.epochs, steps, first_epoch),
+            checkpoint,
+        ],
     )
-    return tfmot.sparsity.keras.strip_pruning(wrapped)
+    for layer, trained in zip(model.layers, wrapped.layers, strict=True):
+        layer.set_weights(trained.get_weights())  # a wrapper's are those of the layer in it
+    return model
 
 
 def list_layer_zeros(model: keras.Model, sparsity: float) -> list[dict[str, Any]]:
@@ -168,20 +219,36 @@ def parse_sparsity(sparsities: Sequence[float]) -> str:
     return find_name(name, [str(sparsity) for sparsity in sparsities], "sparsity")
 
 
+def write_outputs(
+    folder: Path,
+    model: keras.Model,
+    sparsity: float,
+    before: Mapping[str, float],
+    val: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Writes the pruned model and what it is worth, beside what the dense one was."""
+    zeros = list_layer_zeros(model, sparsity)
+    write_model(folder / "model.h5", model)
+    after = measure(model, val, test, folder / "model.h5", "")
+    write_json(folder / "metrics.json", {"sparsity": measure_total_sparsity(zeros), **after, **before})
+    write_csv(folder / "layers.csv", zeros)
+    print(f"{folder}: validation accuracy {after['val_accuracy']:.4f}, dense {before['dense_val_accuracy']:.4f}")
+
+
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
-    name = parse_sparsity(params.prune.sparsities)
+    params, limits = load_params(), read_json(CHOSEN / "choice.json")["augmentation_limits"]
+    name, prune = parse_sparsity(params.prune.sparsities), params.prune
+    policy, inputs = choose_policy(params.train.precision), [CHOSEN / "model.h5", DATA / "train.npz"]
+    choices = [float(name), limits, replace(prune, sparsities=()), params.seed, policy]
+    checkpoint = Checkpoint(CHECKPOINTS / f"prune@{name}.npz", compute_fingerprint(choices, inputs))
     train, val, test = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
-    model, limits = read_model(CHOSEN / "model.h5"), read_json(CHOSEN / "choice.json")["augmentation_limits"]
+    model = read_model(CHOSEN / "model.h5")
     before = measure(model, val, test, CHOSEN / "model.h5", "dense_")
-    pruned = prune_model(model, train, limits, float(name), params.prune, params.seed)
-    zeros = list_layer_zeros(pruned, float(name))
-    write_model(OUTPUT / name / "model.h5", pruned)
-    after = measure(pruned, val, test, OUTPUT / name / "model.h5", "")
-    write_json(OUTPUT / name / "metrics.json", {"sparsity": measure_total_sparsity(zeros)} | after | before)
-    write_csv(OUTPUT / name / "layers.csv", zeros)
-    print(f"{OUTPUT / name}: validation accuracy {after['val_accuracy']:.4f}, dense {before['dense_val_accuracy']:.4f}")
+    pruned = prune_model(model, train, limits, float(name), prune, params.seed, policy, checkpoint)
+    write_outputs(OUTPUT / name, pruned, float(name), before, val, test)
+    checkpoint.remove()
 
 
 if __name__ == "__main__":

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from stages.lib.architecture import Layer, list_layers
@@ -6,12 +8,18 @@ EVERYTHING = ("conv", "flatten", "dense")
 
 
 def list_names(**spec: object) -> list[str]:
-    small: dict[str, object] = {"blocks": [[4]], "dense": [5], "batch_norm": [], "dropout": 0}
-    return [layer.name for layer in list_layers(4, 3, **(small | spec))]  # type: ignore[arg-type]
+    return [layer.name for layer in list_small(**spec)]
+
+
+def list_small(**spec: object) -> list[Layer]:
+    """Lists the layers of a small network without shortcuts, changed by `spec`."""
+    plain: dict[str, object] = {"blocks": [[4]], "residual": False, "global_pool": False}
+    small: dict[str, object] = plain | {"dense": [5], "batch_norm": [], "dropout": 0}
+    return list_layers(4, 3, **(small | spec))  # type: ignore[arg-type]  # any value, on purpose
 
 
 def test_layers_of_a_tiny_network_are_listed_in_full() -> None:
-    layers = list_layers(4, 3, blocks=[[2]], dense=[5], batch_norm=EVERYTHING, dropout=0.1)
+    layers = list_small(blocks=[[2]], batch_norm=EVERYTHING, dropout=0.1)
     assert layers == [
         Layer("conv1", "conv", (4, 4, 1), (4, 4, 2), kernel_size=3),
         Layer("conv1_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
@@ -28,7 +36,7 @@ def test_layers_of_a_tiny_network_are_listed_in_full() -> None:
 
 
 def test_convolutions_are_numbered_through_all_blocks_and_each_block_ends_in_a_pool() -> None:
-    layers = list_layers(28, 10, blocks=[[32, 64], [64, 128]], dense=[], batch_norm=[], dropout=0)
+    layers = list_layers(28, 10, [[32, 64], [64, 128]], False, False, dense=[], batch_norm=[], dropout=0)
     assert [(layer.name, layer.output_shape) for layer in layers if layer.kind != "relu"] == [
         ("conv1", (28, 28, 32)),
         ("conv2", (28, 28, 64)),
@@ -75,19 +83,19 @@ def test_dropout_of_zero_adds_no_layer() -> None:
 
 
 def test_each_layer_takes_what_the_one_before_gives() -> None:
-    layers = list_layers(29, 10, blocks=[[3, 4], [5]], dense=[6], batch_norm=EVERYTHING, dropout=0.5)
+    layers = list_layers(29, 10, [[3, 4], [5]], False, False, dense=[6], batch_norm=EVERYTHING, dropout=0.5)
     assert layers[0].input_shape == (29, 29, 1)
     assert [layer.input_shape for layer in layers[1:]] == [layer.output_shape for layer in layers[:-1]]
 
 
 def test_pool_drops_the_last_row_and_column_of_an_odd_size() -> None:
-    (pool,) = (layer for layer in list_layers(7, 3, [[2]], [], [], 0) if layer.kind == "max_pool")
+    (pool,) = (layer for layer in list_layers(7, 3, [[2]], False, False, [], [], 0) if layer.kind == "max_pool")
     assert (pool.input_shape, pool.output_shape) == ((7, 7, 2), (3, 3, 2))
 
 
 @pytest.mark.parametrize(("image_size_px", "num_blocks"), [(2, 1), (3, 1), (4, 2), (28, 4), (32, 5)])
 def test_pools_down_to_exactly_one_pixel_are_allowed(image_size_px: int, num_blocks: int) -> None:
-    layers = list_layers(image_size_px, 3, [[2]] * num_blocks, [], [], 0)
+    layers = list_layers(image_size_px, 3, [[2]] * num_blocks, False, False, [], [], 0)
     assert [layer.output_shape for layer in layers if layer.kind == "max_pool"][-1] == (1, 1, 2)
 
 
@@ -96,12 +104,106 @@ def test_pool_to_below_one_pixel_is_refused_with_the_number_of_blocks_that_fits(
     image_size_px: int, num_blocks: int
 ) -> None:
     expected = (
-        rf"block {num_blocks} of {num_blocks} pools an image of 1 x 1 pixels to below 1 pixel; "
+        rf"^blocks: block {num_blocks} of {num_blocks} pools an image of 1 x 1 pixels to below 1 pixel; "
         rf"use at most {num_blocks - 1} blocks for an image of {image_size_px} pixels"
     )
     with pytest.raises(ValueError, match=expected):
-        list_layers(image_size_px, 3, [[2]] * num_blocks, [], [], 0)
+        list_layers(image_size_px, 3, [[2]] * num_blocks, False, False, [], [], 0)
 
 
 def test_without_blocks_the_image_goes_straight_to_the_dense_layers() -> None:
     assert list_names(blocks=[]) == ["flatten", "dense1", "dense1_relu", "logits"]
+
+
+# Shortcuts
+
+
+def test_layers_of_a_tiny_residual_network_are_listed_in_full() -> None:
+    layers = list_small(blocks=[[2, 3, 2]], residual=True, global_pool=True, dense=[], batch_norm=["conv"])
+    assert layers == [
+        Layer("conv1", "conv", (4, 4, 1), (4, 4, 2), kernel_size=3),
+        Layer("conv1_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
+        Layer("conv1_relu", "relu", (4, 4, 2), (4, 4, 2)),
+        Layer("conv2", "conv", (4, 4, 2), (4, 4, 3), kernel_size=3),
+        Layer("conv2_bn", "batch_norm", (4, 4, 3), (4, 4, 3)),
+        Layer("conv2_relu", "relu", (4, 4, 3), (4, 4, 3)),
+        Layer("conv3", "conv", (4, 4, 3), (4, 4, 2), kernel_size=3),
+        Layer("conv3_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
+        Layer("conv3_add", "add", (4, 4, 2), (4, 4, 2), shortcut="conv1_relu"),
+        Layer("conv3_relu", "relu", (4, 4, 2), (4, 4, 2)),
+        Layer("global_pool", "global_average_pool", (4, 4, 2), (2,)),
+        Layer("logits", "dense", (2,), (3,)),
+    ]
+
+
+def test_every_pair_of_every_block_is_bypassed_by_its_own_input() -> None:
+    layers = list_small(blocks=[[4, 4, 4, 4, 4], [6], [8, 8, 8]], residual=True, global_pool=True)
+    shortcuts = {layer.name: layer.shortcut for layer in layers if layer.shortcut}
+    assert shortcuts == {"conv3_add": "conv1_relu", "conv5_add": "conv3_relu", "conv9_add": "conv7_relu"}
+    assert {layer.name for layer in layers if layer.kind == "add"} == set(shortcuts)
+
+
+def test_a_shortcut_has_the_shape_of_what_it_is_added_to() -> None:
+    layers = list_small(blocks=[[4, 7, 4, 5, 4], [8, 8, 8]], residual=True)
+    shapes = {layer.name: layer.output_shape for layer in layers}
+    adds = [layer for layer in layers if layer.kind == "add"]
+    assert [shapes[layer.shortcut] for layer in adds] == [layer.input_shape for layer in adds]
+
+
+def test_without_residual_no_layer_has_a_shortcut() -> None:
+    assert {layer.shortcut for layer in list_small(blocks=[[4, 4, 4]])} == {""}
+
+
+@pytest.mark.parametrize("block", [[4, 4], [], [4, 4, 4, 4]])
+def test_a_block_without_whole_pairs_is_refused_where_residual_is_true(block: list[int]) -> None:
+    expected = rf"^blocks: block 2 of 2: expected an odd number of convolutions .*; got {re.escape(str(block))}$"
+    with pytest.raises(ValueError, match=expected):
+        list_small(blocks=[[4], block], residual=True)
+    assert list_small(blocks=[[4], block])
+
+
+@pytest.mark.parametrize(("block", "position"), [([4, 4, 8], 3), ([4, 8, 8], 3), ([4, 8, 4, 4, 5], 5)])
+def test_a_pair_that_ends_with_other_filters_than_enter_it_is_refused(block: list[int], position: int) -> None:
+    expected = rf"^blocks: block 1 of 1: expected 4 filters in convolution {position} .*; got {re.escape(str(block))}$"
+    with pytest.raises(ValueError, match=expected):
+        list_small(blocks=[block], residual=True)
+    assert list_small(blocks=[block])
+
+
+# Global pool
+
+
+def test_global_pool_ends_the_last_block_alone_and_nothing_is_flattened() -> None:
+    names = list_names(blocks=[[4], [4]], global_pool=True)
+    assert names == ["conv1", "conv1_relu", "pool1", "conv2", "conv2_relu", "global_pool", *names[6:]]
+    assert names[6:] == ["dense1", "dense1_relu", "logits"]
+
+
+def test_dropout_follows_the_global_pool_only_where_no_hidden_dense_layer_does() -> None:
+    layers = list_small(global_pool=True, dense=[], dropout=0.25)
+    assert layers[-2] == Layer("global_pool_dropout", "dropout", (4,), (4,), rate=0.25)
+    assert list_names(global_pool=True, dense=[], dropout=0)[-2:] == ["global_pool", "logits"]
+    names = list_names(global_pool=True, dropout=0.25)
+    assert [name for name in names if "dropout" in name] == ["dense1_dropout"]
+
+
+def test_without_global_pool_and_hidden_dense_layers_nothing_is_dropped() -> None:
+    assert [name for name in list_names(dense=[], dropout=0.25) if "dropout" in name] == []
+
+
+@pytest.mark.parametrize(("image_size_px", "most_blocks"), [(1, 1), (2, 2), (3, 2), (28, 5)])
+def test_global_pool_leaves_room_for_one_more_block(image_size_px: int, most_blocks: int) -> None:
+    layers = list_layers(image_size_px, 3, [[2]] * most_blocks, False, True, [], [], 0)
+    assert (layers[-2].kind, layers[-2].output_shape) == ("global_average_pool", (2,))
+    with pytest.raises(ValueError, match=rf"below 1 pixel; use at most {most_blocks} blocks for an image of"):
+        list_layers(image_size_px, 3, [[2]] * (most_blocks + 1), False, True, [], [], 0)
+
+
+def test_batch_norm_of_what_a_global_pool_leaves_unflattened_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^batch_norm: expected no flatten .*; got \['conv', 'flatten'\]$"):
+        list_small(global_pool=True, batch_norm=("conv", "flatten"))
+
+
+def test_global_pool_without_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^blocks: expected at least one block with global_pool.*; got \[\]$"):
+        list_small(global_pool=True, blocks=[])

@@ -11,12 +11,16 @@ NOTHING: dict[str, Any] = {
     "rotation_degrees": 0.0,
     "shift_fraction": 0.0,
     "zoom_fraction": 0.0,
+    "shift_px": 0,
+    "erase_px": 0,
     "horizontal_flip": False,
 }
 SOMETHING: dict[str, Any] = {
     "rotation_degrees": 8.0,
     "shift_fraction": 0.2,
     "zoom_fraction": 0.2,
+    "shift_px": 1,
+    "erase_px": 2,
     "horizontal_flip": True,
 }
 LABELS = np.arange(NUM_IMAGES, dtype=np.uint8) % 3
@@ -138,14 +142,68 @@ def test_an_image_is_augmented_anew_in_every_epoch() -> None:
 
 
 @pytest.mark.parametrize(("clean_epochs", "num_augmented"), [(0, 9), (1, 6), (2, 3), (3, 0)])
-def test_the_last_epochs_see_the_images_as_they_are(clean_epochs: int, num_augmented: int) -> None:
-    plain = as_bytes(run(epochs=3))
+def test_the_last_epochs_see_the_images_as_they_are_but_mirrored(clean_epochs: int, num_augmented: int) -> None:
+    mirrored = as_bytes(run(epochs=3, horizontal_flip=True))
 
     batches = as_bytes(run(epochs=3, clean_epochs=clean_epochs, **SOMETHING))
 
-    assert [batch != same for batch, same in zip(batches, plain, strict=True)] == (
+    assert [batch != same for batch, same in zip(batches, mirrored, strict=True)] == (
         [True] * num_augmented + [False] * (9 - num_augmented)
     )
+
+
+def list_mirrored(batches: Batches) -> dict[int, bool]:
+    """Tells which images, none of them symmetric, are mirrored."""
+    mirrored = {}
+    for x, _ in batches:
+        for image in x[..., 0]:
+            (index,) = (i for i in range(NUM_IMAGES) if any(np.allclose(image, v) for v in both_ways(i)))
+            mirrored[index] = not np.allclose(image, both_ways(index)[0])
+    return mirrored
+
+
+def both_ways(index: int) -> tuple[np.ndarray, np.ndarray]:
+    image = IMAGES[index].astype(np.float32) / 255
+    return image, image[:, ::-1]
+
+
+def test_every_image_is_mirrored_in_every_other_epoch() -> None:
+    batches = run(epochs=3, horizontal_flip=True)
+
+    first, second, third = (list_mirrored(batches[start : start + 3]) for start in (0, 3, 6))
+
+    assert sorted(first) == list(range(NUM_IMAGES))
+    assert 0 < sum(first.values()) < NUM_IMAGES
+    assert second == {index: not is_mirrored for index, is_mirrored in first.items()}
+    assert third == first
+
+
+@pytest.mark.parametrize("first_epoch", [0, 1, 2])
+def test_a_run_that_begins_later_goes_on_as_the_whole_run(first_epoch: int) -> None:
+    whole = as_bytes(run(epochs=3, clean_epochs=1, **SOMETHING))
+
+    assert as_bytes(run(epochs=3, clean_epochs=1, first_epoch=first_epoch, **SOMETHING)) == whole[3 * first_epoch :]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_the_parts_of_the_workers_are_the_batches_of_one(num_workers: int) -> None:
+    whole = run(**SOMETHING)
+
+    parts = [run(worker=worker, num_workers=num_workers, **SOMETHING) for worker in range(num_workers)]
+
+    for (x, y), *of_workers in zip(whole, *parts, strict=True):
+        assert np.concatenate([part[0] for part in of_workers]).tobytes() == x.tobytes()
+        assert np.concatenate([part[1] for part in of_workers]).tobytes() == y.tobytes()
+        sizes = [len(part[0]) for part in of_workers]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_validation_batches_of_the_workers_are_those_of_one() -> None:
+    whole = [x.numpy() for x, _ in validation_batches(IMAGES, LABELS, 3, 4)]
+
+    parts = [[x.numpy() for x, _ in validation_batches(IMAGES, LABELS, 3, 4, worker, 2)] for worker in (0, 1)]
+
+    assert [np.concatenate(pair).tobytes() for pair in zip(*parts, strict=True)] == [x.tobytes() for x in whole]
 
 
 @pytest.mark.parametrize("limit", list(NOTHING))

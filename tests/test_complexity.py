@@ -16,6 +16,7 @@ from stages import complexity as stage
 from stages.complexity import (
     compute_activation_bytes,
     compute_peak_activation_bytes,
+    compute_waiting_bytes,
     describe_count,
     describe_field,
     measure_layers,
@@ -30,7 +31,8 @@ from stages.lib.plots import write_figure
 from stages.lib.receptive_field import ReceptiveField, compute_receptive_fields
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-TINY = list_layers(4, 3, blocks=[[2]], dense=[5], batch_norm=["conv"], dropout=0.1)
+TINY = list_layers(4, 3, [[2]], False, False, dense=[5], batch_norm=["conv"], dropout=0.1)
+RESIDUAL = list_layers(4, 3, [[2], [2, 3, 2]], True, True, dense=[], batch_norm=["conv"], dropout=0.1)
 FIELDS = compute_receptive_fields(TINY)
 IMAGE = np.arange(16, dtype=np.uint8).reshape(4, 4)
 
@@ -89,7 +91,7 @@ def test_activations_are_float32() -> None:
 
 
 def test_peak_is_the_largest_pair_and_layers_that_work_in_place_hold_one_tensor() -> None:
-    third = list_layers(28, 10, [[32, 64], [64, 128]], [128], ["conv", "dense"], 0.2)
+    third = list_layers(28, 10, [[32, 64], [64, 128]], False, False, [128], ["conv", "dense"], 0.2)
     assert compute_peak_activation_bytes(third) == 4 * max(PAIRS_OF_THIRD.values()) == 4 * PAIRS_OF_THIRD["conv2"]
 
 
@@ -97,6 +99,47 @@ def test_peak_may_be_at_a_pool() -> None:
     pool = Layer("pool", "max_pool", (4, 4, 8), (2, 2, 8), kernel_size=2, strides=2)
     dense = Layer("logits", "dense", (32,), (3,))
     assert compute_peak_activation_bytes([pool, dense]) == 4 * (128 + 32)
+
+
+def test_peak_of_a_pair_holds_the_shortcut_beside_the_input_and_the_output_of_its_last_convolution() -> None:
+    wide = list_layers(4, 3, [[2, 5, 2]], True, True, [], ["conv"], 0)
+    assert compute_peak_activation_bytes(wide) == 4 * 16 * (2 + 5 + 2)
+    without = list_layers(4, 3, [[2, 5, 2]], False, True, [], ["conv"], 0)
+    assert compute_peak_activation_bytes(without) == 4 * 16 * (5 + 2)
+
+
+def test_a_shortcut_is_counted_once_where_it_is_the_input_itself_and_not_after_its_add() -> None:
+    narrow = list_layers(4, 3, [[4, 1, 4]], True, True, [], [], 0)
+    last = [*narrow, Layer("after", "conv", (4, 4, 4), (4, 4, 4), kernel_size=3)]
+    first, second, third, after = (
+        compute_waiting_bytes(last, index) for index, layer in enumerate(last) if layer.kind == "conv"
+    )
+    assert (first, second, third, after) == (0, 0, 4 * 16 * 4, 0)
+
+
+def test_peak_may_be_at_a_global_pool() -> None:
+    pool = Layer("global_pool", "global_average_pool", (4, 4, 8), (8,))
+    assert compute_peak_activation_bytes([pool, Layer("logits", "dense", (8,), (3,))]) == 4 * (128 + 8)
+
+
+def test_peak_of_the_fifth_model_is_at_its_first_pair() -> None:
+    fifth = list_layers(28, 10, [[32] * 3, [96] * 3, [128] * 3], True, True, [], ["conv"], 0)
+    assert compute_peak_activation_bytes(fifth) == 4 * 3 * 28 * 28 * 32
+
+
+@pytest.mark.parametrize("dense", [[], [5]])
+@pytest.mark.parametrize(("global_pool", "batch_norm"), [(True, []), (False, []), (False, ["flatten"])])
+def test_receptive_field_of_the_metrics_is_that_of_the_last_window(
+    global_pool: bool, batch_norm: list[str], dense: list[int]
+) -> None:
+    layers = list_layers(8, 3, [[2], [2]], False, global_pool, dense, batch_norm, 0.1)
+    metrics = sum_up(measure_layers(layers, compute_receptive_fields(layers)), layers)
+    assert metrics["receptive_field_px"] == (8 if global_pool else 10)  # 3, pooled 4, then 8, pooled 10
+
+
+def test_receptive_field_of_the_metrics_without_windows_is_a_pixel() -> None:
+    layers = list_layers(8, 3, [], False, False, [5], [], 0)
+    assert sum_up(measure_layers(layers, compute_receptive_fields(layers)), layers)["receptive_field_px"] == 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +166,16 @@ def test_bars_show_every_layer_that_costs_something_with_the_first_on_top() -> N
     assert [bar.get_width() for bar in get_rectangles(right)] == [20, 8, 45, 18]
 
 
+def test_pictures_of_a_residual_network_show_neither_adds_nor_the_global_pool() -> None:
+    fields = compute_receptive_fields(RESIDUAL)
+    rows = measure_layers(RESIDUAL, fields)
+    bars = plot_layers(rows, sum_up(rows, RESIDUAL), "tiny").axes[0]
+    convs = [name for number in range(1, 5) for name in (f"conv{number}", f"conv{number}_bn")]
+    assert [label.get_text() for label in bars.get_yticklabels()] == [*convs, "logits"]
+    squares = get_rectangles(plot_receptive_field(RESIDUAL, fields, IMAGE, "Coat", "tiny").axes[0])
+    assert [square.get_linestyle() for square in squares] == ["-", "--", "-", "-", "-"]
+
+
 def test_picture_of_the_costs_names_both_conventions() -> None:
     rows = measure_layers(TINY, FIELDS)
     caption = plot_layers(rows, sum_up(rows, TINY), "tiny").get_supxlabel()
@@ -136,7 +189,7 @@ def test_a_kind_of_layer_has_the_same_color_with_and_without_batch_norm() -> Non
         rows = measure_layers(layers, compute_receptive_fields(layers))
         return plot_layers(rows, sum_up(rows, layers), "tiny").axes[0].patches[-1].get_facecolor()
 
-    assert get_color_of_logits(TINY) == get_color_of_logits(list_layers(4, 3, [[2]], [5], [], 0))
+    assert get_color_of_logits(TINY) == get_color_of_logits(list_layers(4, 3, [[2]], False, False, [5], [], 0))
 
 
 def test_squares_frame_exactly_the_pixels_that_the_center_units_see() -> None:
@@ -149,7 +202,7 @@ def test_squares_frame_exactly_the_pixels_that_the_center_units_see() -> None:
 
 @pytest.mark.parametrize("blocks", [[], [[2]], [[2, 2], [2, 2], [2, 2, 2, 2]]], ids=["none", "one", "many"])
 def test_labels_of_the_receptive_field_stay_inside_the_picture_and_apart(blocks: list[list[int]]) -> None:
-    layers = list_layers(28, 3, blocks, [], [], 0)
+    layers = list_layers(28, 3, blocks, False, False, [], [], 0)
     image = np.zeros((28, 28), np.uint8)
     figure = plot_receptive_field(layers, compute_receptive_fields(layers), image, "Ankle boot", "eleven_words")
     figure.draw_without_rendering()
@@ -193,6 +246,14 @@ def test_stage_writes_its_four_files_and_one_line(
     assert capsys.readouterr().out == (
         f"data/complexity/third: {metrics['macs']:,} MACs, {metrics['parameters']:,} parameters\n"
     )
+
+
+@pytest.mark.usefixtures("crumb")
+def test_stage_measures_a_residual_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["complexity", "fifth"])
+    stage.main()
+    metrics = read_json(Path("data/complexity/fifth/metrics.json"))
+    assert (metrics["macs"], metrics["parameters"], metrics["receptive_field_px"]) == (72_480_512, 622_890, 46)
 
 
 @pytest.mark.usefixtures("crumb")

@@ -27,9 +27,9 @@ from stages.lib.metrics import compute_expected_calibration_error, compute_relia
 from stages.lib.model import build_model, to_network_input, write_model
 from stages.lib.params import AugmentationParams, EvaluateParams, ModelParams, StudyParams, load_params
 
-NONE = AugmentationParams(0, 0, 0, False)
-FLIP = AugmentationParams(0, 0, 0, True)
-STRONG = AugmentationParams(8, 0.2, 0.2, False)
+NONE = AugmentationParams(0, 0, 0, 0, 0, False)
+FLIP = AugmentationParams(0, 0, 0, 0, 0, True)
+STRONG = AugmentationParams(8, 0.2, 0.2, 0, 0, False)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
 LABELS = (np.arange(12) % 3).astype(np.uint8)
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
@@ -209,7 +209,7 @@ def test_the_gallery_takes_any_number_of_images(num_images: int, num_places: int
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can measure an untrained model named tiny-none on 12 images."""
     params = load_params()
-    tiny = ModelParams(blocks=((2,),), dense=(), batch_norm=(), dropout=0.0)
+    tiny = ModelParams(((2,),), residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0)
     params = dataclasses.replace(
         params,
         dataset=dataclasses.replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),

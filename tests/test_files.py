@@ -104,6 +104,17 @@ def test_a_folder_in_the_place_of_the_file_stays_as_it_was(tmp_path: Path) -> No
 def test_the_temporary_file_is_in_the_same_folder_and_ends_as_the_file_does(tmp_path: Path) -> None:
     with replacing(tmp_path / "model.h5") as temporary:
         assert (temporary.parent, temporary.suffix) == (tmp_path, ".h5")
+        temporary.touch()
+
+
+def test_what_a_killed_writer_left_is_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as temporary:
+        raise KeyboardInterrupt
+    temporary.write_bytes(b"half of a longer fil")
+
+    write_bytes(tmp_path / "a", b"whole")
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"whole"}
 
 
 def test_a_file_can_be_read_by_others(tmp_path: Path) -> None:

@@ -10,11 +10,14 @@ from stages.lib.macs import count_flops, count_macs, count_parameters, count_stu
 from stages.lib.model import build_model
 from stages.lib.tf import tf
 
+PLAIN: dict[str, Any] = {"residual": False, "global_pool": False, "dense": [128]}
+RESIDUAL: dict[str, Any] = {"residual": True, "global_pool": True, "dense": []}
 MODELS: dict[str, dict[str, Any]] = {
-    "first": {"blocks": [[32], [64]], "dense": [128], "batch_norm": ["conv", "flatten"], "dropout": 0.1},
-    "second": {"blocks": [[32, 64], [64]], "dense": [128], "batch_norm": ["conv", "dense"], "dropout": 0.1},
-    "third": {"blocks": [[32, 64], [64, 128]], "dense": [128], "batch_norm": ["conv", "dense"], "dropout": 0.2},
-    "fourth": {"blocks": [[32, 64], [32, 64]], "dense": [128], "batch_norm": [], "dropout": 0.2},
+    "first": PLAIN | {"blocks": [[32], [64]], "batch_norm": ["conv", "flatten"], "dropout": 0.1},
+    "second": PLAIN | {"blocks": [[32, 64], [64]], "batch_norm": ["conv", "dense"], "dropout": 0.1},
+    "third": PLAIN | {"blocks": [[32, 64], [64, 128]], "batch_norm": ["conv", "dense"], "dropout": 0.2},
+    "fourth": PLAIN | {"blocks": [[32, 64], [32, 64]], "batch_norm": [], "dropout": 0.2},
+    "fifth": RESIDUAL | {"blocks": [[32] * 3, [96] * 3, [128] * 3], "batch_norm": ["conv"], "dropout": 0},
 }
 THIRD = list_layers(28, 10, **MODELS["third"])
 THIRD_WITHOUT_BATCH_NORM = list_layers(28, 10, **MODELS["third"] | {"batch_norm": []})
@@ -77,6 +80,17 @@ def test_parameters_of_the_third_model_are_the_known_ones() -> None:
     assert sum(map(count_parameters, THIRD)) == 933_834 + 4 * (32 + 64 + 64 + 128 + 128)
 
 
+def test_totals_of_the_fifth_model_are_those_of_its_convolutions_and_logits() -> None:
+    fifth = list_layers(28, 10, **MODELS["fifth"])
+    macs_of_blocks = [
+        28 * 28 * 9 * 32 * (1 + 32 + 32),
+        14 * 14 * 9 * 96 * (32 + 96 + 96),
+        7 * 7 * 9 * 128 * (96 + 128 + 128),
+    ]
+    assert sum(map(count_macs, fifth)) == sum(macs_of_blocks) + 1_280 == 72_480_512
+    assert sum(map(count_parameters, fifth)) == 622_890
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 def test_macs_of_a_convolution_equal_those_of_a_naive_loop(strides: int) -> None:
     layer = replace(CONV, output_shape=(-(-5 // strides), 4 // strides, 3), strides=strides)
@@ -95,6 +109,8 @@ def test_macs_of_a_convolution_equal_those_of_a_naive_loop(strides: int) -> None
         (Layer("bn", "batch_norm", (5, 4, 3), (5, 4, 3)), 0, 0, 0, 0, 12),
         (Layer("bn", "batch_norm", (7,), (7,)), 0, 0, 0, 0, 28),
         (Layer("relu", "relu", (5, 4, 3), (5, 4, 3)), 0, 0, 0, 0, 0),
+        (Layer("add", "add", (5, 4, 3), (5, 4, 3), shortcut="relu"), 0, 0, 0, 0, 0),
+        (Layer("pool", "global_average_pool", (5, 4, 3), (3,)), 0, 0, 0, 0, 0),
         (Layer("pool", "max_pool", (5, 4, 3), (2, 2, 3), kernel_size=2, strides=2), 0, 0, 0, 0, 0),
         (Layer("flatten", "flatten", (2, 2, 3), (12,)), 0, 0, 0, 0, 0),
         (Layer("dropout", "dropout", (12,), (12,), rate=0.1), 0, 0, 0, 0, 0),
@@ -135,8 +151,10 @@ def test_every_table_has_the_same_kinds() -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_parameters_of_each_layer_equal_those_that_keras_counts(model: str, image_size_px: int) -> None:
     layers = list_layers(image_size_px, 10, **MODELS[model])
-    built = {layer.name: layer.count_params() for layer in build_model(layers, seed=0).layers}
-    assert {layer.name: count_parameters(layer) for layer in layers} == built
+    built = build_model(layers, seed=0)
+    counted = {layer.name: layer.count_params() for layer in built.layers if layer.name != "image"}
+    assert {layer.name: count_parameters(layer) for layer in layers} == counted
+    assert sum(map(count_parameters, layers)) == built.count_params()
 
 
 def profile_flops(layers: list[Layer]) -> int:
@@ -155,11 +173,20 @@ def profile_flops(layers: list[Layer]) -> int:
         (28, MODELS["third"] | {"batch_norm": []}, 113_034 + 75_264),
         (28, MODELS["third"] | {"batch_norm": ["conv"]}, 113_034 + 75_264),  # batch normalization counts nothing
         (28, MODELS["fourth"], (28 * 28 * 96 + 14 * 14 * 96 + 128 + 10) + 4 * (14 * 14 * 64 + 7 * 7 * 64)),
-        (9, {"blocks": [[2], [3]], "dense": [], "batch_norm": [], "dropout": 0}, (162 + 48 + 10) + 4 * (32 + 12)),
+        (
+            9,
+            PLAIN | {"blocks": [[2], [3]], "dense": [], "batch_norm": [], "dropout": 0},
+            (162 + 48 + 10) + 4 * (32 + 12),
+        ),
+        (  # and one addition per output of an add, and of a global pool one per input
+            9,
+            RESIDUAL | {"blocks": [[2, 3, 2], [4]], "batch_norm": ["conv"], "dropout": 0},
+            (81 * 7 + 16 * 4 + 10) + 4 * 32 + 162 + 64,
+        ),
     ],
-    ids=["third", "third_bn", "fourth", "odd"],
+    ids=["third", "third_bn", "fourth", "odd", "residual"],
 )
-def test_flops_equal_those_of_the_profiler_less_biases_and_pools(
+def test_flops_equal_those_of_the_profiler_less_biases_pools_and_adds(
     image_size_px: int, spec: dict[str, Any], extras: int
 ) -> None:
     layers = list_layers(image_size_px, 10, **spec)

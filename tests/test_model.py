@@ -3,7 +3,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,20 @@ import pytest
 
 from stages.lib.architecture import Layer, list_layers
 from stages.lib.errors import UserError
+from stages.lib.macs import count_parameters
 from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
 from stages.lib.params import load_params
 from stages.lib.tf import keras, tf
 
 ROOT = Path(__file__).parents[1]
-LAYERS = list_layers(8, 3, blocks=[[4, 4], [5]], dense=[16], batch_norm=["conv", "flatten", "dense"], dropout=0.5)
+LAYERS = list_layers(8, 3, [[4, 4], [5]], False, False, [16], batch_norm=["conv", "flatten", "dense"], dropout=0.5)
+RESIDUAL = list_layers(8, 3, [[4, 5, 4], [6, 6, 6]], True, True, dense=[], batch_norm=["conv"], dropout=0.5)
 X = np.random.default_rng(0).random((7, 8, 8, 1), np.float32)
 
 
-def make_trained(seed: int = 1) -> Any:
+def make_trained(seed: int = 1, layers: Sequence[Layer] = LAYERS) -> Any:
     """Builds a model whose every variable differs from its initial value, as after training."""
-    model, rng = build_model(LAYERS, seed), np.random.default_rng(seed)
+    model, rng = build_model(layers, seed), np.random.default_rng(seed)
     model.set_weights([weights + rng.random(weights.shape, np.float32) for weights in model.get_weights()])
     return model
 
@@ -37,12 +39,46 @@ def hash_weights(model: Any) -> str:
 # Layers
 
 
-def test_the_layers_are_those_of_the_list_in_its_order() -> None:
-    model = build_model(LAYERS, seed=1)
+def list_built(model: Any) -> list[Any]:
+    """Lists the Keras layers of a model; a functional model has its input among them."""
+    return [layer for layer in model.layers if layer.name != "image"]
 
-    assert [layer.name for layer in model.layers] == [layer.name for layer in LAYERS]
-    assert [layer.output_shape[1:] for layer in model.layers] == [layer.output_shape for layer in LAYERS]
-    assert [layer.input_shape[1:] for layer in model.layers] == [layer.input_shape for layer in LAYERS]
+
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_the_layers_are_those_of_the_list_in_its_order(layers: list[Layer]) -> None:
+    built = list_built(build_model(layers, seed=1))
+
+    assert [layer.name for layer in built] == [layer.name for layer in layers]
+    assert [layer.output_shape[1:] for layer in built] == [layer.output_shape for layer in layers]
+    shapes = [layer.input_shape[0] if layer.name.endswith("_add") else layer.input_shape for layer in built]
+    assert [shape[1:] for shape in shapes] == [layer.input_shape for layer in layers]
+
+
+def test_a_model_is_a_stack_of_layers_where_no_shortcut_asks_for_more() -> None:
+    for layers, keras_class in ((LAYERS, "Sequential"), (RESIDUAL, "Functional")):
+        model = build_model(layers, seed=1)
+        assert (type(model).__name__, model.name) == (keras_class, "cnn")
+
+
+def test_an_add_sums_what_the_pair_has_made_and_what_entered_it() -> None:
+    model = make_trained(layers=RESIDUAL)
+    names = ["conv3_bn", "conv1_relu", "conv3_add", "conv3_relu", "conv6_bn", "conv4_relu", "conv6_add", "conv6_relu"]
+
+    outputs = keras.Model(model.inputs, [model.get_layer(name).output for name in names])(X, training=False)
+
+    for path, shortcut, added, activated in (outputs[:4], outputs[4:]):
+        np.testing.assert_array_equal(added.numpy(), path.numpy() + shortcut.numpy())
+        np.testing.assert_array_equal(activated.numpy(), np.maximum(added.numpy(), 0))
+
+
+def test_the_global_pool_is_the_mean_of_each_channel() -> None:
+    model = make_trained(layers=RESIDUAL)
+
+    images, means = keras.Model(model.inputs, [model.get_layer(name).output for name in ("conv6_relu", "global_pool")])(
+        X
+    )
+
+    np.testing.assert_allclose(means.numpy(), images.numpy().mean(axis=(1, 2)), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -52,15 +88,18 @@ def test_the_layers_are_those_of_the_list_in_its_order() -> None:
         ("dense", "Dense"),
         ("batch_norm", "BatchNormalization"),
         ("relu", "ReLU"),
+        ("add", "Add"),
         ("max_pool", "MaxPooling2D"),
+        ("global_average_pool", "GlobalAveragePooling2D"),
         ("flatten", "Flatten"),
         ("dropout", "Dropout"),
     ],
 )
 def test_each_kind_becomes_one_keras_class(kind: str, keras_class: str) -> None:
-    model = build_model(LAYERS, seed=1)
+    layers = LAYERS + RESIDUAL
+    built = list_built(build_model(LAYERS, seed=1)) + list_built(build_model(RESIDUAL, seed=1))
 
-    classes = {type(layer).__name__ for layer, ours in zip(model.layers, LAYERS, strict=True) if ours.kind == kind}
+    classes = {type(layer).__name__ for layer, ours in zip(built, layers, strict=True) if ours.kind == kind}
     assert classes == {keras_class}
 
 
@@ -97,12 +136,18 @@ def test_the_committed_third_model_has_as_many_parameters_as_the_study_and_its_b
     assert model.count_params() == without_batch_norm + 4 * (32 + 64 + 64 + 128 + 128) == 935_498
 
 
+def test_the_committed_fifth_model_has_as_many_parameters_as_its_layers() -> None:
+    layers = list_layers(28, 10, **asdict(load_params(ROOT / "params.yaml").models["fifth"]))
+
+    assert build_model(layers, seed=1).count_params() == sum(map(count_parameters, layers)) == 622_890
+
+
 # Initial weights
 
 
 @pytest.mark.parametrize(("name", "fan_in"), [("conv1", 9), ("conv2", 9 * 32), ("dense1", 32 * 16), ("logits", 64)])
 def test_kernels_are_he_uniform(name: str, fan_in: int) -> None:
-    layers = list_layers(8, 10, blocks=[[32, 32]], dense=[64], batch_norm=[], dropout=0)
+    layers = list_layers(8, 10, [[32, 32]], False, False, dense=[64], batch_norm=[], dropout=0)
     bound = math.sqrt(6 / fan_in)  # He, Zhang, Ren, Sun 2015, arXiv 1502.01852
 
     kernel, bias = build_model(layers, seed=1).get_layer(name).get_weights()
@@ -126,7 +171,7 @@ def test_another_seed_gives_other_weights() -> None:
 
 
 def test_layers_of_the_same_shape_get_different_weights() -> None:
-    layers = list_layers(4, 4, blocks=[], dense=[4, 4, 4], batch_norm=[], dropout=0)
+    layers = list_layers(4, 4, [], False, False, dense=[4, 4, 4], batch_norm=[], dropout=0)
     model = build_model(layers, seed=1)
 
     kernels = [model.get_layer(name).get_weights()[0].tobytes() for name in ("dense2", "dense3", "logits")]
@@ -138,7 +183,7 @@ def test_the_largest_seed_works() -> None:
 
 
 def test_dropout_depends_on_the_seed_alone() -> None:
-    layers = list_layers(4, 2, blocks=[], dense=[64], batch_norm=[], dropout=0.5)
+    layers = list_layers(4, 2, [], False, False, dense=[64], batch_norm=[], dropout=0.5)
     x = np.ones((2, 4, 4, 1), np.float32)
 
     def train_twice(seed: int) -> list[bytes]:
@@ -156,23 +201,26 @@ def test_dropout_depends_on_the_seed_alone() -> None:
 # Precision
 
 
-def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_variables() -> None:
-    model = build_model(LAYERS, seed=1, policy="mixed_bfloat16")
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_mixed_precision_computes_in_bfloat16_and_keeps_float32_variables(layers: list[Layer]) -> None:
+    model = build_model(layers, seed=1, policy="mixed_bfloat16")
 
     assert {variable.dtype for variable in model.variables} == {tf.float32}
-    assert {layer.compute_dtype for layer in model.layers[:-1]} == {"bfloat16"}
+    assert {layer.compute_dtype for layer in list_built(model)[:-1]} == {"bfloat16"}
 
 
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_logits_are_float32(policy: str) -> None:
-    model = build_model(LAYERS, seed=1, policy=policy)
+def test_logits_are_float32(policy: str, layers: list[Layer]) -> None:
+    model = build_model(layers, seed=1, policy=policy)
 
     assert model.layers[-1].compute_dtype == "float32"
     assert predict_logits(model, X).dtype == np.float32
 
 
-def test_precision_changes_the_logits_a_little_and_the_initial_weights_not_at_all() -> None:
-    exact, mixed = build_model(LAYERS, seed=1), build_model(LAYERS, seed=1, policy="mixed_bfloat16")
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_precision_changes_the_logits_a_little_and_the_initial_weights_not_at_all(layers: list[Layer]) -> None:
+    exact, mixed = build_model(layers, seed=1), build_model(layers, seed=1, policy="mixed_bfloat16")
 
     assert hash_weights(exact) == hash_weights(mixed)
     differences = np.abs(predict_logits(exact, X) - predict_logits(mixed, X))
@@ -221,8 +269,9 @@ def test_logits_have_no_activation() -> None:
 # Files
 
 
-def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
-    model = make_trained()
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_a_model_is_read_as_it_was_written(tmp_path: Path, layers: list[Layer]) -> None:
+    model = make_trained(layers=layers)
     write_model(tmp_path / "model.h5", model)
 
     read = read_model(tmp_path / "model.h5")
@@ -232,16 +281,18 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(predict_logits(read, X), predict_logits(model, X))
 
 
-def test_a_read_model_can_be_written_again_with_the_same_bytes(tmp_path: Path) -> None:
-    write_model(tmp_path / "a.h5", make_trained())
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_a_read_model_can_be_written_again_with_the_same_bytes(tmp_path: Path, layers: list[Layer]) -> None:
+    write_model(tmp_path / "a.h5", make_trained(layers=layers))
     write_model(tmp_path / "b.h5", read_model(tmp_path / "a.h5"))
 
     assert (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
 
 
-def test_the_bytes_depend_on_the_model_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_the_bytes_depend_on_the_model_alone(tmp_path: Path, layers: list[Layer]) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_model(tmp_path / f"{name}.h5", make_trained(seed))
+        write_model(tmp_path / f"{name}.h5", make_trained(seed, layers))
 
     a, b, c = ((tmp_path / f"{name}.h5").read_bytes() for name in "abc")
     assert a == b
@@ -346,6 +397,38 @@ def test_hdf5_without_a_sound_model_is_refused(tmp_path: Path, damage: Callable[
         read_model(tmp_path / "model.h5")
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        edit_config(lambda config: config["config"].__delitem__("input_layers")),
+        edit_config(lambda config: config["config"].update(output_layers=[["absent", 0, 0]])),
+        edit_config(lambda config: config["config"]["layers"][-1].update(inbound_nodes=[[["absent", 0, 0, {}]]])),
+        edit_config(lambda config: config["config"]["layers"][-1].update(inbound_nodes=[[["conv1"]]])),
+        edit_config(lambda config: config["config"]["layers"][-1].update(inbound_nodes=[[["conv1", 0, 9, {}]]])),
+        edit_config(lambda config: config["config"]["layers"][-1].update(inbound_nodes=3)),
+        edit_config(lambda config: config["config"].update(layers=[])),
+        lambda file: file["model_weights"].__delitem__("conv6"),
+    ],
+    ids=[
+        "no input",
+        "an unknown output",
+        "a link to an unknown layer",
+        "half a link",
+        "a link to an unknown output",
+        "no links",
+        "no layers",
+        "no weights of a layer",
+    ],
+)
+def test_hdf5_without_a_sound_residual_model_is_refused(tmp_path: Path, damage: Callable[[h5py.File], None]) -> None:
+    write_model(tmp_path / "model.h5", make_trained(layers=RESIDUAL))
+    with h5py.File(tmp_path / "model.h5", "r+") as file:
+        damage(file)
+
+    with pytest.raises(UserError, match=r"/model\.h5: no Keras model in HDF5 \((?s:.*)\); run `dvc repro` to make it$"):
+        read_model(tmp_path / "model.h5")
+
+
 def test_a_lambda_layer_is_refused_before_its_code_could_run(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.InputLayer(input_shape=(2,)), keras.layers.Lambda(lambda x: x)])
     write_model(tmp_path / "model.h5", model)
@@ -362,10 +445,39 @@ def test_a_model_within_the_model_is_refused(tmp_path: Path) -> None:
         read_model(tmp_path / "model.h5")
 
 
-def test_a_model_that_is_no_stack_of_layers_is_refused(tmp_path: Path) -> None:
-    write_model(tmp_path / "model.h5", make_trained())
+@pytest.mark.parametrize("keras_class", ["Lambda", "Model", "Dense"])
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_a_model_of_another_class_is_refused(tmp_path: Path, layers: list[Layer], keras_class: str) -> None:
+    write_model(tmp_path / "model.h5", make_trained(layers=layers))
     with h5py.File(tmp_path / "model.h5", "r+") as file:
-        edit_config(lambda config: config.update(class_name="Functional"))(file)
+        edit_config(lambda config: config.update(class_name=keras_class))(file)
 
-    with pytest.raises(UserError, match=r"got Functional\b"):
+    with pytest.raises(UserError, match=rf"expected only layers of .*; got {keras_class}\b"):
+        read_model(tmp_path / "model.h5")
+
+
+def build_with_lambda(x: Any) -> Any:
+    return keras.layers.Lambda(lambda x: x)(x)
+
+
+def build_with_operation(x: Any) -> Any:
+    return tf.nn.relu(x)
+
+
+def build_with_model(x: Any) -> Any:
+    inner = keras.Input((2,))
+    return keras.Model(inner, keras.layers.Dense(2)(inner))(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "keras_class"),
+    [(build_with_lambda, "Lambda"), (build_with_operation, "TFOpLambda"), (build_with_model, "Functional")],
+)
+def test_a_functional_model_with_anything_but_known_layers_is_refused(
+    tmp_path: Path, build: Callable[[Any], Any], keras_class: str
+) -> None:
+    image = keras.Input((2,))
+    write_model(tmp_path / "model.h5", keras.Model(image, build(image)))
+
+    with pytest.raises(UserError, match=rf"expected only layers of .*; got {keras_class}\b"):
         read_model(tmp_path / "model.h5")

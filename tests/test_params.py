@@ -23,6 +23,8 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "seed": (0, 2**31 - 1),
     "dataset.image_size_px": (4, 1024),  # 1 without pools
     "preview.versions": (1, 20),
+    "augmentations.sharp.shift_px": (0, 1024),
+    "augmentations.sharp.erase_px": (0, 1024),
     "train.epochs": (1, 100_000),
     "train.clean_epochs": (0, 7),  # of 8 epochs
     "train.batch_size": (1, 1_000_000),
@@ -150,9 +152,12 @@ def test_params_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("key", list_keys(committed()))
 def test_no_key_may_be_missing_but_those_of_the_users_own_choice(tmp_path: Path, key: str) -> None:
-    if re.fullmatch(r"(models|augmentations)\.[a-z]+", key):
-        name = key.split(".")[1]
-        assert f"unknown name '{name}'" in refusal(tmp_path, {key: REMOVED})  # the study names it
+    section, _, name = key.partition(".")
+    if section in ("models", "augmentations") and name and "." not in name:
+        if name in committed()["study"][section]:
+            assert f"unknown name '{name}'" in refusal(tmp_path, {key: REMOVED})
+        else:
+            assert name not in look_up(load_edited(tmp_path, {key: REMOVED}), section)
     else:
         message = refusal(tmp_path, {key: REMOVED})
         assert message == f"{key}: missing; add it (the committed params.yaml shows each key's meaning)"
@@ -163,7 +168,10 @@ def test_no_key_may_be_missing_but_those_of_the_users_own_choice(tmp_path: Path,
     [
         ("sede", "sede: unknown key; did you mean 'seed'? known: seed, dataset, download, prepare"),
         ("train.epoch", "train.epoch: unknown key; did you mean 'epochs'? known: epochs, clean_epochs, batch_size"),
-        ("models.first.drop_out", "models.first.drop_out: unknown key; did you mean 'dropout'? known: blocks, dense"),
+        (
+            "models.first.drop_out",
+            "models.first.drop_out: unknown key; did you mean 'dropout'? known: blocks, residual",
+        ),
         ("augmentations.mild.zoom_fractoin", "zoom_fractoin: unknown key; did you mean 'zoom_fraction'?"),
         ("dataset.files.train-images", "did you mean 'train-images-idx3-ubyte'? known: train-images-idx3-ubyte, "),
         ("select_model.xyz", "select_model.xyz: unknown key; known: tolerance"),
@@ -307,17 +315,18 @@ def test_nothing_but_a_finite_number_is_taken_for_one(tmp_path: Path, key: str, 
 
 
 def test_an_image_may_have_one_pixel_where_no_model_pools(tmp_path: Path) -> None:
-    model = "{blocks: [], dense: [], batch_norm: [], dropout: 0}"
+    model = "{blocks: [], residual: false, global_pool: false, dense: [], batch_norm: [], dropout: 0}"
 
     params = load_edited(tmp_path, {"dataset.image_size_px": "1", "models": f"{{m: {model}}}", "study.models": "[m]"})
 
     assert params.dataset.image_size_px == 1
 
 
+@pytest.mark.parametrize(
+    "key", ["augmentations.flip.horizontal_flip", "models.first.residual", "models.first.global_pool"]
+)
 @pytest.mark.parametrize("value", ["1", "'true'", "yes", "null"])
-def test_nothing_but_true_and_false_is_taken_for_a_boolean(tmp_path: Path, value: str) -> None:
-    key = "augmentations.flip.horizontal_flip"
-
+def test_nothing_but_true_and_false_is_taken_for_a_boolean(tmp_path: Path, value: str, key: str) -> None:
     assert refusal(tmp_path, {key: value}) == (f"{key}: expected true or false; got {YAML(typ='safe').load(value)!r}")
 
 
@@ -341,7 +350,7 @@ def test_at_least_one_epoch_sees_augmented_images(tmp_path: Path, section: str) 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(tmp_path: Path, optimizer: str) -> None:
     assert refusal(tmp_path, {"train.weight_decay": "0.1", "train.optimizer": optimizer}) == (
-        f"train.weight_decay: expected 0 with optimizer {optimizer} (adamw uses it); got 0.1"
+        f"train.weight_decay: expected 0 with optimizer {optimizer} (adamw and muon use it); got 0.1"
     )
 
 
@@ -410,16 +419,16 @@ def test_a_sound_value_is_read_as_it_stands(tmp_path: Path, key: str, text: str,
         ("dataset.class_names", "[a, 1]", "expected a list of words; got ['a', 1]"),
         ("dataset.class_names", "[a, '']", "expected a list of words; got ['a', '']"),
         ("dataset.class_names", "[Coat, Bag, Coat]", "expected each entry once; got ['Coat', 'Bag', 'Coat']"),
-        ("study.models", "[]", "expected at least 1 of first, second, third, fourth; got []"),
+        ("study.models", "[]", "expected at least 1 of first, second, third, fourth, fifth; got []"),
         ("study.models", "first", "expected a list of words; got 'first'"),
         ("study.models", "[frist]", "'frist'; did you mean 'first'? known: first, second, third, fourth"),
         ("study.models", "[zzz]", "unknown name 'zzz'; known: first, second, third, fourth"),
         ("study.models", "[first, first]", "expected each entry once; got ['first', 'first']"),
-        ("study.augmentations", "[]", "expected at least 1 of none, strong, mild, flip; got []"),
+        ("study.augmentations", "[]", "expected at least 1 of none, strong, mild, flip, sharp; got []"),
         ("study.augmentations", "[null]", "expected a list of words; got [None]"),
-        ("study.augmentations", "[wild]", "'wild'; did you mean 'mild'? known: none, strong, mild, flip"),
-        ("train.optimizer", "Adam", "unknown value 'Adam'; did you mean 'adam'? known: adam, adamw, sgd"),
-        ("train.optimizer", "null", "unknown value None; known: adam, adamw, sgd"),
+        ("study.augmentations", "[wild]", "'wild'; did you mean 'mild'? known: none, strong, mild, flip, sharp"),
+        ("train.optimizer", "Adam", "unknown value 'Adam'; did you mean 'adam'? known: adam, adamw, muon, sgd"),
+        ("train.optimizer", "null", "unknown value None; known: adam, adamw, muon, sgd"),
         ("train.optimizer", "[adam]", "unknown value ['adam']; did you mean 'adam'?"),
         ("train.schedule", "one-cycle", "'one-cycle'; did you mean 'one_cycle'? known: one_cycle, constant"),
         ("train.precision", "float16", "'float16'; did you mean 'bfloat16'? known: auto, bfloat16, float32"),
@@ -481,6 +490,38 @@ def test_a_pool_below_one_pixel_is_refused(tmp_path: Path) -> None:
         "models.first.blocks: block 5 of 5 pools an image of 1 x 1 pixels to below 1 pixel; "
         "use at most 4 blocks for an image of 28 pixels"
     )
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (
+            {"residual": "true", "blocks": "[[8], [8, 8]]"},
+            "blocks: block 2 of 2: expected an odd number of convolutions with residual: one, then pairs; got [8, 8]",
+        ),
+        (
+            {"residual": "true", "blocks": "[[8, 8, 4]]"},
+            "blocks: block 1 of 1: expected 8 filters in convolution 3 with residual, as many as enter its pair; "
+            "got [8, 8, 4]",
+        ),
+        (
+            {"global_pool": "true", "blocks": "[]", "batch_norm": "[]"},
+            "blocks: expected at least one block with global_pool, which ends the last one; got []",
+        ),
+        (
+            {"global_pool": "true", "batch_norm": "[conv, flatten]"},
+            "batch_norm: expected no flatten with global_pool, which leaves nothing to flatten; "
+            "got ['conv', 'flatten']",
+        ),
+    ],
+    ids=["pairs", "filters", "no block", "flatten"],
+)
+def test_an_architecture_that_contradicts_itself_is_refused_at_the_key_that_is_wrong(
+    tmp_path: Path, edits: dict[str, str], message: str
+) -> None:
+    refused = refusal(tmp_path, {f"models.first.{key}": value for key, value in edits.items()})
+
+    assert refused == f"models.first.{message}"
 
 
 def test_every_model_is_checked_even_if_the_study_does_not_name_it(tmp_path: Path) -> None:
@@ -639,7 +680,9 @@ def test_a_number_that_dvc_writes_is_read_back(tmp_path: Path) -> None:
 
 
 def test_a_regime_may_be_called_no(tmp_path: Path) -> None:
-    regime = "{rotation_degrees: 0, shift_fraction: 0, zoom_fraction: 0, horizontal_flip: false}"
+    regime = (
+        "{rotation_degrees: 0, shift_fraction: 0, zoom_fraction: 0, shift_px: 0, erase_px: 0, horizontal_flip: false}"
+    )
 
     params = load_edited(tmp_path, {"augmentations": f"{{no: {regime}}}", "study.augmentations": "[no]"})
 
@@ -648,7 +691,7 @@ def test_a_regime_may_be_called_no(tmp_path: Path) -> None:
 
 def test_modules_that_need_no_tensorflow_do_not_load_it() -> None:
     light = ("errors", "architecture", "params", "arguments", "files", "runner", "idx", "metrics", "macs", "sparsity")
-    modules = (*light, "receptive_field", "plots")
+    modules = (*light, "receptive_field", "plots", "cluster", "guard")
     code = (
         "import importlib, sys\n"
         f"for name in {modules}:\n"

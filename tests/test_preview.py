@@ -13,8 +13,8 @@ from stages.lib.files import write_arrays
 from stages.lib.params import AugmentationParams, PreviewParams, load_params
 from stages.preview import describe, find_first_of_each_class, make_versions, plot_preview
 
-NONE = AugmentationParams(0, 0, 0, False)
-STRONG = AugmentationParams(8, 0.2, 0.2, False)
+NONE = AugmentationParams(0, 0, 0, 0, 0, False)
+STRONG = AugmentationParams(8, 0.2, 0.2, 0, 0, False)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 6, 6), np.uint8)
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
 
@@ -83,12 +83,12 @@ def test_more_versions_leave_the_first_ones_as_they_are() -> None:
     ("augmentation", "title"),
     [
         (NONE, "some: images as they are"),
-        (AugmentationParams(7.5, 0, 0, False), "some: rotation up to 7.5°"),
-        (AugmentationParams(0, 0.07, 0, False), "some: shift up to 7 %"),  # 100 x 0.07 is 7.000000000000001
-        (AugmentationParams(0, 0, 0.1, False), "some: zoom up to 10 %"),
-        (AugmentationParams(0, 0, 0, True), "some: half of the images mirrored"),
+        (AugmentationParams(7.5, 0, 0, 0, 0, False), "some: rotation up to 7.5°"),
+        (AugmentationParams(0, 0.07, 0, 0, 0, False), "some: shift up to 7 %"),  # 100 x 0.07 is 7.000000000000001
+        (AugmentationParams(0, 0, 0.1, 0, 0, False), "some: zoom up to 10 %"),
+        (AugmentationParams(0, 0, 0, 0, 0, True), "some: half of the images mirrored"),
         (
-            AugmentationParams(8, 0.02, 0.2, True),
+            AugmentationParams(8, 0.02, 0.2, 0, 0, True),
             "some: rotation up to 8°, shift up to 2 %, zoom up to 20 %, half of the images mirrored",
         ),
     ],

@@ -1,6 +1,7 @@
 import io
 import sys
 import time
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -23,11 +24,29 @@ class Clock:
         monkeypatch.setattr(time, "perf_counter", lambda: self.seconds)
 
 
-def train(progress: Progress, learning_rate: float = 0.01, epochs: int = 2) -> None:
+def train(
+    progress: Progress,
+    learning_rate: float = 0.01,
+    epochs: int = 2,
+    batch_size: int = 2,
+    steps_per_execution: int = 1,
+    first_epoch: int = 0,
+) -> None:
     model = keras.Sequential([keras.layers.InputLayer(input_shape=(2,)), keras.layers.Dense(2)])
-    model.compile(keras.optimizers.SGD(learning_rate), "mse", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(learning_rate), "mse", metrics=["accuracy"], steps_per_execution=steps_per_execution
+    )
     x, y = np.ones((4, 2), np.float32), np.array([[1, 0]] * 4, np.float32)
-    model.fit(x, y, batch_size=2, epochs=epochs, validation_data=(x, y), verbose=0, callbacks=[progress])
+    model.fit(
+        x,
+        y,
+        batch_size=batch_size,
+        epochs=epochs,
+        initial_epoch=first_epoch,
+        validation_data=(x, y),
+        verbose=0,
+        callbacks=[progress],
+    )
 
 
 def test_where_there_is_no_terminal_each_epoch_prints_a_line_with_the_remaining_seconds(
@@ -74,8 +93,8 @@ def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lin
     progress.on_epoch_end(1, {"accuracy": 0.5, "loss": 1.0})
     progress.on_train_end()
 
-    assert shown.startswith("tiny epoch 2/2:  12%|")
-    assert "1/8 [" in shown
+    assert shown.startswith("tiny epoch 2/2:  62%|")
+    assert "5/8 [" in shown
     assert "<" in shown  # elapsed < remaining
     assert "accuracy=0.5124" in shown
     assert "\n" not in terminal.getvalue()
@@ -90,6 +109,107 @@ def test_the_bar_counts_every_batch_and_goes_at_the_end(monkeypatch: pytest.Monk
 
     assert (progress.bar.n, progress.bar.total) == (4, 4)
     assert terminal.getvalue().split("\r")[-2].strip() == ""
+
+
+def test_batches_that_are_run_at_once_count_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress("tiny", epochs=2, steps_per_epoch=4)
+    seen: list[float] = []
+    real = progress.on_train_batch_end
+
+    def note(batch: int, logs: Mapping[str, float]) -> None:
+        real(batch, logs)
+        seen.append(progress.bar.n)
+
+    monkeypatch.setattr(progress, "on_train_batch_end", note)
+
+    train(progress, batch_size=1, steps_per_execution=3)
+
+    assert seen == [3, 4, 7, 8]  # the last execution of an epoch is shorter
+
+
+def test_the_bar_is_where_the_batch_is_whatever_was_missed_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    progress = Progress("tiny", epochs=3, steps_per_epoch=10)
+
+    seen = []
+    for epoch, batch in ((0, 0), (0, 4), (1, 0), (2, 8), (2, 9)):
+        progress.on_epoch_begin(epoch)
+        progress.on_train_batch_end(batch, {"accuracy": 0.5})
+        seen.append(progress.bar.n)
+    progress.on_train_end()
+
+    assert seen == [1, 5, 11, 29, 30]
+
+
+# A run that was killed before
+
+
+def test_a_run_that_goes_on_says_after_which_epoch(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress("third-none", epochs=8, steps_per_epoch=5, first_epoch=3)
+
+    assert capsys.readouterr() == ("", "third-none: goes on after epoch 3 of 8\n")
+
+
+def test_a_run_from_the_beginning_says_nothing_at_first(capsys: pytest.CaptureFixture[str]) -> None:
+    Progress("third-none", epochs=8, steps_per_epoch=5)
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_remaining_seconds_are_counted_from_the_epochs_of_this_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    progress = Progress("third-none", epochs=8, steps_per_epoch=5, first_epoch=5)
+
+    for epoch in range(5, 8):
+        clock.seconds += 10
+        progress.on_epoch_end(epoch, {"accuracy": 0.5, "loss": 1.5})
+
+    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
+        "goes on after epoch 5 of 8",
+        "accuracy 0.5000, 20 s left",
+        "accuracy 0.5000, 10 s left",
+        "accuracy 0.5000, 0 s left",
+    ]
+
+
+def test_the_bar_of_a_run_that_goes_on_starts_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress("tiny", epochs=4, steps_per_epoch=2, first_epoch=3)
+    before = progress.bar.n
+
+    train(progress, epochs=4, first_epoch=3)
+
+    assert (before, progress.bar.n, progress.bar.total) == (6, 8, 8)
+    assert "tiny: goes on after epoch 3 of 4\n" in terminal.getvalue()
+
+
+# Several workers
+
+
+@pytest.mark.parametrize("stream", [Terminal, io.StringIO], ids=["terminal", "file"])
+def test_a_worker_that_is_not_the_chief_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.StringIO]
+) -> None:
+    shown = stream()
+    monkeypatch.setattr(sys, "stderr", shown)
+
+    train(Progress("tiny", epochs=2, steps_per_epoch=2, first_epoch=1, is_chief=False), first_epoch=1)
+
+    assert shown.getvalue() == ""
+
+
+def test_a_worker_that_is_not_the_chief_refuses_a_loss_that_is_no_number() -> None:
+    progress = Progress("tiny", epochs=2, steps_per_epoch=2, is_chief=False)
+
+    with pytest.raises(UserError, match=r"^tiny: the loss became nan in epoch 1;"):
+        progress.on_epoch_end(0, {"accuracy": 0.1, "loss": float("nan")})
+
+
+# A loss that is no number
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from stages.lib.architecture import list_layers
+from stages.lib.checkpoint import Checkpoint
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, write_arrays, write_json
 from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
@@ -30,7 +31,8 @@ with warnings.catch_warnings():
         prune_model,
     )
 
-LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "horizontal_flip": False}
+LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "shift_px": 0, "erase_px": 0}
+LIMITS["horizontal_flip"] = False
 PRUNE = PruneParams(
     sparsities=(0.5, 0.75),
     epochs=2,
@@ -59,16 +61,25 @@ ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and
 def dense_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Is the file of an untrained conv, batch norm and dense model with kernels of 36, 144, 288 and 24 weights."""
     path = tmp_path_factory.mktemp("dense") / "model.h5"
-    layers = list_layers(6, 3, blocks=[[4, 4]], dense=[8], batch_norm=["conv", "dense"], dropout=0.2)
+    layers = list_layers(6, 3, [[4, 4]], False, False, dense=[8], batch_norm=["conv", "dense"], dropout=0.2)
     write_model(path, build_model(layers, seed=1))
     return path
 
 
 def prune_file(
-    path: Path, sparsity: float = 0.75, seed: int = 7, limits: dict[str, Any] = LIMITS, **changes: Any
+    path: Path,
+    sparsity: float = 0.75,
+    seed: int = 7,
+    limits: dict[str, Any] = LIMITS,
+    policy: str = "float32",
+    **changes: Any,
 ) -> keras.Model:
+    """Prunes a stored model from its first epoch on."""
+    checkpoint = Checkpoint(path.parent / "checkpoint.npz", "of this test")
+    checkpoint.remove()
     keras.backend.clear_session()  # as in a process of its own: Keras numbers the layers that have no name
-    return prune_model(read_model(path), TRAIN_SET, limits, sparsity, dataclasses.replace(PRUNE, **changes), seed)
+    prune = dataclasses.replace(PRUNE, **changes)
+    return prune_model(read_model(path), TRAIN_SET, limits, sparsity, prune, seed, policy, checkpoint)
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
@@ -164,7 +175,7 @@ def test_every_kernel_but_the_first_and_the_last_has_exactly_the_sparsity(pruned
 def test_the_first_and_the_last_kernel_are_spared_where_there_are_others(
     blocks: list[list[int]], dense: list[int], pruned_layers: list[str]
 ) -> None:
-    layers = list_layers(6, 3, blocks, dense, batch_norm=["conv"], dropout=0.2)
+    layers = list_layers(6, 3, blocks, False, False, dense, batch_norm=["conv"], dropout=0.2)
 
     assert list_pruned_layers(build_model(layers, seed=1)) == pruned_layers
 
@@ -268,14 +279,28 @@ def test_another_seed_gives_other_bytes(dense_path: Path, pruned: keras.Model, t
 
 
 def test_the_augmentation_changes_what_is_fine_tuned_but_not_in_clean_epochs(dense_path: Path, tmp_path: Path) -> None:
-    flip = LIMITS | {"horizontal_flip": True}
-    plain, flipped, clean = (
+    shift = LIMITS | {"shift_px": 1}
+    plain, shifted, clean = (
         read_bytes_of(prune_file(dense_path, limits=limits, epochs=1, clean_epochs=clean_epochs), tmp_path)
-        for limits, clean_epochs in ((LIMITS, 0), (flip, 0), (flip, 1))
+        for limits, clean_epochs in ((LIMITS, 0), (shift, 0), (shift, 1))
     )
 
-    assert flipped != plain
+    assert shifted != plain
     assert clean == plain
+
+
+def test_pruning_in_bfloat16_does_not_round_the_stored_weights(dense_path: Path) -> None:
+    before = kernels(read_model(dense_path))
+
+    after = kernels(prune_file(dense_path, policy="mixed_bfloat16", learning_rate=1e-30))  # too small to move a weight
+
+    for name, kernel in after.items():
+        np.testing.assert_array_equal(kernel[kernel != 0], before[name][kernel != 0])
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_zeros_do_not_depend_on_the_precision(dense_path: Path, policy: str) -> None:
+    assert count_zeros_by_layer(prune_file(dense_path, policy=policy)) == ZEROS
 
 
 def test_more_sparsity_never_means_fewer_zeros(dense_path: Path, pruned: keras.Model) -> None:

@@ -10,9 +10,14 @@ from stages.lib.tf import tf
 
 
 def compute_fields(
-    image_size_px: int, blocks: list[list[int]], dense: tuple[int, ...] = ()
+    image_size_px: int,
+    blocks: list[list[int]],
+    dense: tuple[int, ...] = (),
+    residual: bool = False,
+    global_pool: bool = False,
 ) -> dict[str, ReceptiveField]:
-    layers = list_layers(image_size_px, 2, blocks, dense, ["conv", "flatten", "dense"], 0.1)
+    batch_norm = ["conv", "dense"] if global_pool else ["conv", "flatten", "dense"]
+    layers = list_layers(image_size_px, 2, blocks, residual, global_pool, dense, batch_norm, 0.1)
     return {layer.name: field for layer, field in zip(layers, compute_receptive_fields(layers), strict=True)}
 
 
@@ -47,6 +52,28 @@ def test_flatten_only_renames_units(name: str) -> None:
 @pytest.mark.parametrize("name", ["dense1", "dense1_bn", "dense1_relu", "dense1_dropout", "logits"])
 def test_from_the_first_dense_layer_on_a_unit_sees_the_whole_image(name: str) -> None:
     assert compute_fields(28, [[2], [2]], (4,))[name] == ReceptiveField(28, None, None, 0, 27)
+
+
+@pytest.mark.parametrize("name", ["conv3_add", "conv3_relu"])
+def test_an_add_sees_what_the_convolutions_that_it_bypasses_see(name: str) -> None:
+    fields = compute_fields(28, [[2, 2, 2]], residual=True)
+    assert fields[name] == fields["conv3"] == ReceptiveField(7, 1, 0.0, 11, 17)
+
+
+@pytest.mark.parametrize("name", ["global_pool", "dense1", "logits"])
+def test_from_the_global_pool_on_a_unit_sees_the_whole_image(name: str) -> None:
+    assert compute_fields(28, [[2], [2]], (4,), global_pool=True)[name] == ReceptiveField(28, None, None, 0, 27)
+
+
+@pytest.mark.parametrize("name", ["global_pool", "global_pool_dropout", "logits"])
+def test_global_pool_sees_no_more_than_its_input(name: str) -> None:
+    assert compute_fields(5, [[], []], global_pool=True)[name] == ReceptiveField(4, None, None, 0, 3)
+
+
+def test_fields_of_the_fifth_model_grow_to_more_than_the_image() -> None:
+    fields = compute_fields(28, [[1, 1, 1]] * 3, residual=True, global_pool=True)
+    sizes = {name: fields[name].size_px for name in ("conv3_add", "pool1", "conv6_add", "pool2", "conv9_relu")}
+    assert sizes == {"conv3_add": 7, "pool1": 8, "conv6_add": 20, "pool2": 22, "conv9_relu": 46}
 
 
 def test_field_beyond_the_border_keeps_its_size_and_its_extent_is_clipped() -> None:
@@ -88,7 +115,9 @@ def test_extents_of_the_center_units_are_nested(image_size_px: int) -> None:
 
 def test_unknown_kind_is_refused() -> None:
     layer = Layer("mix1", "attention", (4, 4, 1), (4, 4, 1))
-    with pytest.raises(ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, max_pool, dense, batch_norm"):
+    with pytest.raises(
+        ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, max_pool, .*, dense, batch_norm"
+    ):
         compute_receptive_fields([layer])
 
 
@@ -104,6 +133,8 @@ def apply_with_positive_weights(layer: Layer, x: Any) -> Any:
         return tf.nn.avg_pool2d(x, layer.kernel_size, layer.strides, "VALID")
     if layer.kind == "flatten":
         return tf.reshape(x, (1, -1))
+    if layer.kind == "global_average_pool":
+        return tf.reduce_mean(x, (1, 2))
     if layer.kind == "dense":
         return x @ tf.ones((layer.input_shape[0], layer.output_shape[0]))
     return x
@@ -112,12 +143,14 @@ def apply_with_positive_weights(layer: Layer, x: Any) -> Any:
 def measure_extents(layers: list[Layer]) -> list[tuple[int, int, int, int]]:
     """Measures first row, last row, first column and last column that the center unit of each layer depends on."""
     image = tf.ones((1, *layers[0].input_shape))
-    units = []
+    units: list[Any] = []
+    outputs: dict[str, Any] = {}
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(image)
         x = image
         for layer in layers:
-            x = apply_with_positive_weights(layer, x)
+            x = x + outputs[layer.shortcut] if layer.kind == "add" else apply_with_positive_weights(layer, x)
+            outputs[layer.name] = x
             assert tuple(x.shape[1:]) == layer.output_shape
             if len(layer.output_shape) == 3:
                 center = x[0, x.shape[1] // 2, x.shape[2] // 2, 0]
@@ -138,7 +171,18 @@ def measure_extents(layers: list[Layer]) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("image_size_px", [40, 41, 43, 28, 15])
 @pytest.mark.parametrize("blocks", [[[1], [1]], [[1, 1], [1, 1]], [[1, 2, 1]], [[1], [2, 1], [1]], [[], [1]]], ids=str)
 def test_extents_equal_the_support_of_the_input_gradient(blocks: list[list[int]], image_size_px: int) -> None:
-    layers = list_layers(image_size_px, 2, blocks, [3], [], 0)
+    layers = list_layers(image_size_px, 2, blocks, False, False, [3], [], 0)
+    computed = [(field.first_px, field.last_px) * 2 for field in compute_receptive_fields(layers)]
+    assert computed == measure_extents(layers)
+
+
+@pytest.mark.parametrize("image_size_px", [40, 41, 43, 28, 15])
+@pytest.mark.parametrize("blocks", [[[1, 1, 1]], [[1, 2, 1], [2, 1, 2, 1, 2]], [[1], [1, 1, 1], [1]]], ids=str)
+@pytest.mark.parametrize("global_pool", [False, True])
+def test_extents_with_shortcuts_equal_the_support_of_the_input_gradient(
+    blocks: list[list[int]], image_size_px: int, global_pool: bool
+) -> None:
+    layers = list_layers(image_size_px, 2, blocks, True, global_pool, [3], [], 0)
     computed = [(field.first_px, field.last_px) * 2 for field in compute_receptive_fields(layers)]
     assert computed == measure_extents(layers)
 
@@ -155,7 +199,11 @@ def test_extents_with_strides_equal_the_support_of_the_input_gradient(image_size
 
 
 def test_sizes_equal_the_support_of_the_input_gradient_where_the_image_is_large_enough() -> None:
-    layers = [layer for layer in list_layers(40, 2, [[1, 1], [1, 1]], [], [], 0) if layer.kind in ("conv", "max_pool")]
+    layers = [
+        layer
+        for layer in list_layers(40, 2, [[1, 1], [1, 1]], False, False, [], [], 0)
+        if layer.kind in ("conv", "max_pool")
+    ]
     measured = [last - first + 1 for first, last, *_ in measure_extents(layers)]
     assert measured == [field.size_px for field in compute_receptive_fields(layers)] == [3, 5, 6, 10, 14, 16]
 
@@ -163,7 +211,7 @@ def test_sizes_equal_the_support_of_the_input_gradient_where_the_image_is_large_
 @pytest.mark.parametrize("image_size_px", [28, 41])
 @pytest.mark.parametrize("blocks", [[[1], [1]], [[1, 1], [1, 1]], [[1, 1, 1], [1]]], ids=str)
 def test_extents_follow_from_size_jump_and_start(blocks: list[list[int]], image_size_px: int) -> None:
-    layers = list_layers(image_size_px, 2, blocks, [], [], 0)
+    layers = list_layers(image_size_px, 2, blocks, False, False, [], [], 0)
     for layer, field in zip(layers, compute_receptive_fields(layers), strict=True):
         if layer.kind in ("conv", "max_pool"):
             assert field.start_px is not None

@@ -153,7 +153,7 @@ def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
 
 
 def test_the_choice_holds_the_limits_that_later_stages_fine_tune_with() -> None:
-    choice = describe_choice(candidate(0.9, augmentation="mild"), AugmentationParams(8, 0.02, 0.2, False), "why")
+    choice = describe_choice(candidate(0.9, augmentation="mild"), AugmentationParams(8, 0.02, 0.2, 0, 0, False), "why")
 
     assert choice == {
         "model": "a",
@@ -163,6 +163,8 @@ def test_the_choice_holds_the_limits_that_later_stages_fine_tune_with() -> None:
             "rotation_degrees": 8,
             "shift_fraction": 0.02,
             "zoom_fraction": 0.2,
+            "shift_px": 0,
+            "erase_px": 0,
             "horizontal_flip": False,
         },
     }
@@ -218,7 +220,7 @@ MODEL_BYTES = b"the model of small-flip"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with four trained candidates, in which the stage chooses small-flip; there is no data/evaluate."""
-    augmentations = {"none": AugmentationParams(0, 0, 0, False), "flip": AugmentationParams(0, 0, 0, True)}
+    augmentations = {"none": AugmentationParams(0, 0, 0, 0, 0, False), "flip": AugmentationParams(0, 0, 0, 0, 0, True)}
     params = dataclasses.replace(
         load_params(),
         study=StudyParams(("small", "large"), ("none", "flip")),

@@ -5,14 +5,16 @@ Both the Keras model and its complexity are derived from this one list, so they 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 
 @dataclass(frozen=True)
 class Layer:
     """One layer for one image; shapes are (height, width, channels) or (units,), without the batch axis.
 
-    `kind` is one of conv, dense, batch_norm, relu, max_pool, flatten, dropout. `kernel_size` and `strides` are in
-    pixels, equal in both directions, and 1 where the layer has none; `rate` is a dropout's share of dropped units.
+    `kind` is one of conv, dense, batch_norm, relu, add, max_pool, global_average_pool, flatten, dropout. `kernel_size`
+    and `strides` are in pixels, equal in both directions, and 1 where the layer has none; `rate` is a dropout's share
+    of dropped units. `shortcut` is the name of the earlier layer whose output an add adds to its input; "" elsewhere.
     """
 
     name: str
@@ -22,12 +24,15 @@ class Layer:
     kernel_size: int = 1
     strides: int = 1
     rate: float = 0.0
+    shortcut: str = ""
 
 
 def list_layers(
     image_size_px: int,
     num_classes: int,
     blocks: Sequence[Sequence[int]],
+    residual: bool,
+    global_pool: bool,
     dense: Sequence[int],
     batch_norm: Sequence[str],
     dropout: float,
@@ -38,14 +43,26 @@ def list_layers(
         image_size_px: height and width of the input.
         num_classes: units of the last layer, named `logits`; it has no activation.
         blocks: filters of each 3x3 same-padded convolution; each inner list ends in a 2x2 max pool of stride 2.
+        residual: whether, from the second convolution of a block on, the input of every two convolutions is added to
+            their output, before the last ReLU (He et al. 2016, Deep Residual Learning, arXiv 1512.03385). The sum
+            needs equal shapes: a block has one convolution, then pairs, and a pair ends with as many filters as
+            enter it.
+        global_pool: whether the last block ends in the average over the image, for each channel (Lin et al. 2014,
+            Network in Network, arXiv 1312.4400), and not in a max pool and flatten.
         dense: units of each hidden dense layer.
         batch_norm: any of conv, flatten, dense: kinds of layer that are followed by batch normalization,
             before their ReLU where they have one.
-        dropout: share of units dropped after each hidden dense layer; 0 adds no layer.
+        dropout: share of units dropped after each hidden dense layer, or after the global pool if there is no hidden
+            dense layer; 0 adds no layer.
 
     Raises:
-        ValueError: if a pool would leave less than one pixel.
+        ValueError: if a pool would leave less than one pixel, a block has no pairs that residual could bypass, or
+            global_pool has no block to end or leaves nothing to flatten for batch_norm. The message starts with the
+            name of the argument.
     """
+    _check_global_pool(blocks, global_pool, batch_norm)
+    if residual:
+        _check_pairs(blocks)
     layers: list[Layer] = []
     shape: tuple[int, ...] = (image_size_px, image_size_px, 1)
 
@@ -56,38 +73,81 @@ def list_layers(
         kernel_size: int = 1,
         strides: int = 1,
         rate: float = 0.0,
+        shortcut: str = "",
     ) -> None:
         nonlocal shape
-        layers.append(Layer(name, kind, shape, output_shape or shape, kernel_size, strides, rate))
+        layers.append(Layer(name, kind, shape, output_shape or shape, kernel_size, strides, rate, shortcut))
         shape = layers[-1].output_shape
 
-    def add_batch_norm_and_relu(name: str, kind: str) -> None:
+    def add_batch_norm(name: str, kind: str) -> None:
         if kind in batch_norm:
             add(f"{name}_bn", "batch_norm")
-        add(f"{name}_relu", "relu")
+
+    def add_dropout(name: str) -> None:
+        if dropout > 0:
+            add(f"{name}_dropout", "dropout", rate=dropout)
 
     num_convs = 0
-    for pool_number, filters_of_block in enumerate(blocks, start=1):
-        for filters in filters_of_block:
+    for block_number, filters_of_block in enumerate(blocks, start=1):
+        for position, filters in enumerate(filters_of_block, start=1):
             num_convs += 1
-            add(f"conv{num_convs}", "conv", (*shape[:2], filters), kernel_size=3)
-            add_batch_norm_and_relu(f"conv{num_convs}", "conv")
+            name = f"conv{num_convs}"
+            add(name, "conv", (*shape[:2], filters), kernel_size=3)
+            add_batch_norm(name, "conv")
+            if residual and _ends_a_pair(position):
+                add(f"{name}_add", "add", shortcut=f"conv{num_convs - 2}_relu")
+            add(f"{name}_relu", "relu")
         height, width, channels = shape
+        if global_pool and block_number == len(blocks):
+            add("global_pool", "global_average_pool", (channels,))
+            continue
         if min(height, width) < 2:
+            most_blocks = image_size_px.bit_length() - 1 + global_pool  # a global pool needs but one pixel
             raise ValueError(
-                f"block {pool_number} of {len(blocks)} pools an image of {height} x {width} pixels to below 1 pixel; "
-                f"use at most {image_size_px.bit_length() - 1} blocks for an image of {image_size_px} pixels"
+                f"blocks: block {block_number} of {len(blocks)} pools an image of {height} x {width} pixels to below "
+                f"1 pixel; use at most {most_blocks} blocks for an image of {image_size_px} pixels"
             )
-        add(f"pool{pool_number}", "max_pool", (height // 2, width // 2, channels), kernel_size=2, strides=2)
+        add(f"pool{block_number}", "max_pool", (height // 2, width // 2, channels), kernel_size=2, strides=2)
 
-    height, width, channels = shape
-    add("flatten", "flatten", (height * width * channels,))
-    if "flatten" in batch_norm:
-        add("flatten_bn", "batch_norm")
+    if not global_pool:
+        add("flatten", "flatten", (prod(shape),))
+        add_batch_norm("flatten", "flatten")
+    elif not dense:
+        add_dropout("global_pool")
     for number, units in enumerate(dense, start=1):
-        add(f"dense{number}", "dense", (units,))
-        add_batch_norm_and_relu(f"dense{number}", "dense")
-        if dropout > 0:
-            add(f"dense{number}_dropout", "dropout", rate=dropout)
+        name = f"dense{number}"
+        add(name, "dense", (units,))
+        add_batch_norm(name, "dense")
+        add(f"{name}_relu", "relu")
+        add_dropout(name)
     add("logits", "dense", (num_classes,))
     return layers
+
+
+def _ends_a_pair(position: int) -> bool:
+    """Tells whether the convolution at `position` of its block, from 1, is the last of two that are bypassed."""
+    return position > 1 and position % 2 == 1
+
+
+def _check_pairs(blocks: Sequence[Sequence[int]]) -> None:
+    for block_number, filters_of_block in enumerate(blocks, start=1):
+        where = f"blocks: block {block_number} of {len(blocks)}"
+        got = f"got {list(filters_of_block)}"
+        if len(filters_of_block) % 2 == 0:
+            raise ValueError(f"{where}: expected an odd number of convolutions with residual: one, then pairs; {got}")
+        entering = filters_of_block[0]  # as many leave every pair as enter it
+        for position, filters in enumerate(filters_of_block, start=1):
+            if _ends_a_pair(position) and filters != entering:
+                raise ValueError(
+                    f"{where}: expected {entering} filters in convolution {position} with residual, as many as enter "
+                    f"its pair; {got}"
+                )
+
+
+def _check_global_pool(blocks: Sequence[Sequence[int]], global_pool: bool, batch_norm: Sequence[str]) -> None:
+    if global_pool and not blocks:
+        raise ValueError("blocks: expected at least one block with global_pool, which ends the last one; got []")
+    if global_pool and "flatten" in batch_norm:
+        raise ValueError(
+            f"batch_norm: expected no flatten with global_pool, which leaves nothing to flatten; got {list(batch_norm)}"
+        )

@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,15 +18,14 @@ from stages.lib.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, removes it if not.
 
-    The temporary name ends as `path` does, so that writers which look at the suffix behave.
+    The temporary name ends as `path` does, so that writers which look at the suffix behave. It is the same every time,
+    so that what a process left that was killed is overwritten; a path has one writer at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".writing-{path.name}")
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes private files; outputs are shared
+        temporary.chmod(0o644)  # whatever the umask: outputs are shared
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -67,7 +67,9 @@ MACS: Mapping[str, Counter] = {
     "dense": count_dense_macs,
     "batch_norm": count_nothing,  # deployed, it is folded into the weights of the layer beside it
     "relu": count_nothing,  # compares
+    "add": count_nothing,  # additions without a product are no MACs
     "max_pool": count_nothing,  # compares
+    "global_average_pool": count_nothing,  # the field counts neither its additions nor one product per channel
     "flatten": count_nothing,  # renames units
     "dropout": count_nothing,  # passes everything outside training
 }
@@ -77,8 +79,10 @@ PARAMETERS: Mapping[str, Counter] = {
     "conv": count_conv_parameters,
     "dense": count_dense_macs_and_bias,  # a weight for each MAC, and the biases; all are trained
     "batch_norm": count_batch_norm_parameters,
-    "relu": count_nothing,  # a fixed function, as are the next three
+    "relu": count_nothing,  # a fixed function, as are all that follow
+    "add": count_nothing,
     "max_pool": count_nothing,
+    "global_average_pool": count_nothing,
     "flatten": count_nothing,
     "dropout": count_nothing,
 }

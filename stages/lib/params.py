@@ -70,6 +70,8 @@ class ModelParams:
     """One architecture; see `stages.lib.architecture.list_layers`."""
 
     blocks: tuple[tuple[int, ...], ...]
+    residual: bool
+    global_pool: bool
     dense: tuple[int, ...]
     batch_norm: tuple[str, ...]
     dropout: float
@@ -82,6 +84,8 @@ class AugmentationParams:
     rotation_degrees: float
     shift_fraction: float
     zoom_fraction: float
+    shift_px: int
+    erase_px: int
     horizontal_flip: bool
 
 
@@ -268,6 +272,8 @@ def _read_model(section: "_Section", dataset: DatasetParams) -> ModelParams:
         raise section.error("blocks", "a list of lists of filters, such as [[32, 64], [64]]", blocks)
     model = ModelParams(
         blocks=tuple(tuple(section.counts("blocks", block)) for block in blocks),
+        residual=section.boolean("residual"),
+        global_pool=section.boolean("global_pool"),
         dense=tuple(section.counts("dense", section.values["dense"])),
         batch_norm=section.names("batch_norm", LAYER_KINDS_WITH_BATCH_NORM, at_least=0),
         dropout=section.number("dropout", "[0, 1)"),
@@ -277,12 +283,14 @@ def _read_model(section: "_Section", dataset: DatasetParams) -> ModelParams:
             dataset.image_size_px,
             len(dataset.class_names),
             model.blocks,
+            model.residual,
+            model.global_pool,
             model.dense,
             model.batch_norm,
             model.dropout,
         )
     except ValueError as error:
-        raise UserError(f"{section.where}.blocks: {error}") from error
+        raise UserError(f"{section.where}.{error}") from error
     return model
 
 
@@ -291,6 +299,8 @@ def _read_augmentation(section: "_Section") -> AugmentationParams:
         rotation_degrees=section.number("rotation_degrees", "[0, 180]"),
         shift_fraction=section.number("shift_fraction", "[0, 1]"),
         zoom_fraction=section.number("zoom_fraction", "[0, 1)"),
+        shift_px=section.integer("shift_px", 0, 1024),
+        erase_px=section.integer("erase_px", 0, 1024),
         horizontal_flip=section.boolean("horizontal_flip"),
     )
 
@@ -301,7 +311,7 @@ def _read_train(section: "_Section") -> TrainParams:
         epochs=epochs,
         clean_epochs=section.integer("clean_epochs", 0, epochs - 1),  # else no augmentation would ever be seen
         batch_size=section.integer("batch_size", 1, 1_000_000),
-        optimizer=section.choice("optimizer", ("adam", "adamw", "sgd")),
+        optimizer=section.choice("optimizer", ("adam", "adamw", "muon", "sgd")),
         learning_rate=section.number("learning_rate", "(0, 100]"),
         schedule=section.choice("schedule", ("one_cycle", "constant")),
         warmup_fraction=section.number("warmup_fraction", "[0, 1)"),
@@ -309,8 +319,10 @@ def _read_train(section: "_Section") -> TrainParams:
         label_smoothing=section.number("label_smoothing", "[0, 1)"),
         precision=section.choice("precision", ("auto", "bfloat16", "float32")),
     )
-    if train.weight_decay and train.optimizer != "adamw":
-        raise section.error("weight_decay", f"0 with optimizer {train.optimizer} (adamw uses it)", train.weight_decay)
+    if train.weight_decay and train.optimizer not in ("adamw", "muon"):
+        raise section.error(
+            "weight_decay", f"0 with optimizer {train.optimizer} (adamw and muon use it)", train.weight_decay
+        )
     return train
 
 

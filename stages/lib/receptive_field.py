@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from stages.lib.architecture import Layer
 
 Extent = tuple[int, int]  # first and last pixel
-SEE_WHAT_THEIR_INPUT_SEES = ("batch_norm", "relu", "dropout", "flatten")  # unit by unit; flatten only renames units
+# Unit by unit; flatten only renames units. An add sees the larger of two fields. The shortcut's lies within that of the
+# path, whose windows are of odd size, same-padded and of stride 1: each holds the unit that stands at its center.
+SEE_WHAT_THEIR_INPUT_SEES = ("batch_norm", "relu", "add", "dropout", "flatten")
+SEE_ALL_OF_THEIR_INPUT = ("global_average_pool", "dense")
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class ReceptiveField:
     """What a unit of one layer sees, along one direction, in pixels of the image.
 
     `size_px` is the width of the field of any unit, padding included; `jump_px` the distance between the fields of two
-    neighbours; `start_px` the center of the field of the first unit. From the first dense layer on, a unit sees what
-    all units of its input see together, which has no grid: `jump_px` and `start_px` are None, and `size_px` leaves out
-    the padding. `first_px` and `last_px` are the first and the last pixel that the center unit, number n // 2 of n,
-    sees, padding left out. With windows of odd size, or pools of 2, it lies in the window of the next layer's center
-    unit, so that these intervals are nested.
+    neighbours; `start_px` the center of the field of the first unit. From the global pool or the first dense layer on,
+    a unit sees what all units of its input see together, which has no grid: `jump_px` and `start_px` are None, and
+    `size_px` leaves out the padding. `first_px` and `last_px` are the first and the last pixel that the center unit,
+    number n // 2 of n, sees, padding left out. With windows of odd size, or pools of 2, it lies in the window of the
+    next layer's center unit, so that these intervals are nested.
     """
 
     size_px: int
@@ -91,13 +94,14 @@ def compute_receptive_fields(layers: Sequence[Layer]) -> list[ReceptiveField]:
             jump *= layer.strides
             extents = compute_extents(layer, extents)
             field = ReceptiveField(size, jump, start, *extents[len(extents) // 2])
-        elif layer.kind == "dense":
+        elif layer.kind in SEE_ALL_OF_THEIR_INPUT:
             first, last = extents[0][0], extents[-1][1]
             field = ReceptiveField(last - first + 1, None, None, first, last)
         elif layer.kind not in SEE_WHAT_THEIR_INPUT_SEES:
             raise ValueError(
                 f"layer {layer.name!r} is of kind {layer.kind!r}, whose receptive field is unknown; known kinds are "
-                f"conv, max_pool, dense, {', '.join(SEE_WHAT_THEIR_INPUT_SEES)}: add the new kind in {__name__}"
+                f"conv, max_pool, {', '.join(SEE_ALL_OF_THEIR_INPUT + SEE_WHAT_THEIR_INPUT_SEES)}: "
+                f"add the new kind in {__name__}"
             )
         fields.append(field)
     return fields

@@ -33,5 +33,8 @@ with _quiet_stderr():
     import tf_keras as keras
 
 tf.get_logger().setLevel("ERROR")  # Keras 2 warns of uncompiled models, which is how they are meant to be stored
+if tf.config.list_physical_devices("GPU"):
+    # Some GPU kernels add up in the order in which threads finish. CPU kernels do not, and would become slower.
+    tf.config.experimental.enable_op_determinism()
 
 __all__ = ["keras", "tf"]

@@ -1,0 +1,64 @@
+"""Rows (c) of the benchmark, ours: the model, the batches and the call of `fit` of stages/train.py.
+
+Left out are the files that stages/train.py writes after an epoch. Every epoch is augmented: no clean ones at the end.
+"""
+
+from dataclasses import asdict
+
+from measuring import Clock, print_result, read_task
+
+EPOCHS = 10_000
+"""More than will ever be trained here."""
+
+
+def main() -> None:
+    """Trains for the seconds of the task and prints the speed."""
+    from stages.lib.architecture import list_layers
+    from stages.lib.batches import count_steps, training_batches, validation_batches
+    from stages.lib.cluster import Cluster
+    from stages.lib.files import read_split
+    from stages.lib.hardware import choose_policy
+    from stages.lib.params import load_params
+    from stages.lib.tf import keras
+    from stages.lib.workers import build_strategy
+    from stages.train import SOURCES, VAL_BATCH_SIZE, build_compiled_model
+
+    task, params = read_task(), load_params()
+    clock = Clock(task["seconds"])
+    train, augmentation = params.train, params.augmentations[task["augmentation"]]
+    num_classes = len(params.dataset.class_names)
+    layers = list_layers(params.dataset.image_size_px, num_classes, **asdict(params.models[task["model"]]))
+    (images, labels), (val_images, val_labels) = map(read_split, SOURCES)
+    images, labels = images[: task["num_images"]], labels[: task["num_images"]]
+    val_images, val_labels = val_images[: task["num_val_images"]], val_labels[: task["num_val_images"]]
+    steps = count_steps(len(images), train.batch_size)
+    policy, strategy = choose_policy(task["precision"]), build_strategy(Cluster())
+    model = build_compiled_model(layers, train, EPOCHS * steps, params.seed, policy, strategy)
+    batches = strategy.distribute_datasets_from_function(
+        lambda _: training_batches(
+            images, labels, num_classes, train.batch_size, EPOCHS, 0, params.seed, **asdict(augmentation)
+        )
+    )
+    validation = {
+        "validation_data": strategy.distribute_datasets_from_function(
+            lambda _: validation_batches(val_images, val_labels, num_classes, VAL_BATCH_SIZE)
+        ),
+        "validation_steps": count_steps(len(val_images), VAL_BATCH_SIZE),
+    }
+
+    def end_epoch(*_: object) -> None:
+        model.stop_training = clock.end_epoch()
+
+    model.fit(
+        batches,
+        epochs=EPOCHS,
+        steps_per_epoch=steps,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
+        **(validation if len(val_images) else {}),
+    )
+    print_result(clock.report(len(images)) | {"precision": policy.removeprefix("mixed_")})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Real commands on a crumb of the real data, in a temporary clone: what the tests of the whole pipeline share."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+DVC = [sys.executable, "-m", "dvc"]
+MODELS = {
+    "tiny": {
+        "blocks": [[4], [8]],
+        "residual": False,
+        "global_pool": False,
+        "dense": [16],
+        "batch_norm": ["conv", "flatten", "dense"],
+        "dropout": 0.1,
+    },
+    "thin": {
+        "blocks": [[4, 4, 4]],
+        "residual": True,
+        "global_pool": True,
+        "dense": [],
+        "batch_norm": [],
+        "dropout": 0,
+    },
+}
+
+
+def run(folder: Path, *command: str, status: int = 0) -> str:
+    """Runs a command in `folder` as a user with this environment would; returns what it printed."""
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == status, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    return result.stdout + result.stderr
+
+
+def dvc(folder: Path, *arguments: str, status: int = 0) -> str:
+    """Runs dvc in `folder`."""
+    return run(folder, *DVC, *arguments, status=status)
+
+
+def edit_params(folder: Path, **sections: Any) -> None:
+    """Replaces values of params.yaml; a dict changes the keys that it has."""
+    path = folder / "params.yaml"
+    params = yaml.safe_load(path.read_text())
+    for name, value in sections.items():
+        if isinstance(value, dict):
+            params[name] |= value
+        else:
+            params[name] = value
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def list_stages_to_run(folder: Path) -> list[str]:
+    """Lists the stages that `dvc repro` would run now, without running them."""
+    printed = dvc(folder, "repro", "--dry")
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+
+def make_clone(folder: Path) -> None:
+    """Makes a clone of the working tree with params of a crumb: 2 models x 2 regimes on 1,200 images, one epoch."""
+    folder.mkdir()
+    listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+    for name in listed:
+        if (ROOT / name).is_file() and not name.startswith("data/") and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    sources = yaml.safe_load((ROOT / "params.yaml").read_text())["download"]["sources"]
+    edit_params(
+        folder,
+        download={"sources": [f"folder:{ROOT}/data/download", *sources]},  # a checkout that has run needs no network
+        prepare={"keep_fraction": 0.02},
+        preview={"versions": 2},
+        models=MODELS,
+        study={"models": ["tiny", "thin"], "augmentations": ["none", "strong"]},
+        train={"epochs": 2, "batch_size": 64},
+        evaluate={"gallery_images": 3},
+        prune={"sparsities": [0.5, 0.75], "epochs": 2, "frequency": 3, "batch_size": 64},
+    )
+    commit(folder, "init")
+
+
+def commit(folder: Path, *init: str) -> None:
+    """Commits everything in `folder`."""
+    if init:
+        run(folder, "git", "init", "--quiet")
+        run(folder, "git", "config", "user.name", "Test")
+        run(folder, "git", "config", "user.email", "test@example.com")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "A step")

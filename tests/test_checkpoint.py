@@ -1,0 +1,480 @@
+import hashlib
+import json
+import math
+import pickle
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages.lib import checkpoint as module
+from stages.lib.checkpoint import PACKAGES, Checkpoint, compute_fingerprint
+from stages.lib.files import read_arrays, write_arrays
+from stages.lib.model import StatelessDropout
+from stages.lib.muon import Muon
+from stages.lib.tf import keras, tf
+
+EPOCHS = 3
+STEPS = 4
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": lambda rate: keras.optimizers.AdamW(rate, weight_decay=0.01),
+    "muon": lambda rate: Muon(rate, 0.01, last_kernel="logits"),
+}
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((STEPS * 8, 6)).astype(np.float32)
+Y = np.eye(3, dtype=np.float32)[RNG.integers(3, size=len(X))]
+
+
+class Killed(BaseException):
+    """What ends a run from outside."""
+
+
+class Rows(keras.callbacks.Callback):
+    """Adds a row an epoch, and is killed amid the epoch after `num_epochs`."""
+
+    def __init__(self, rows: list[dict[str, Any]], num_epochs: int) -> None:
+        super().__init__()
+        self.rows, self.num_epochs, self.epoch = rows, num_epochs, 0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002  (of Keras)
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002  (of Keras)
+        if (self.epoch, batch) == (self.num_epochs, 1):
+            raise Killed
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.rows.append({"epoch": epoch + 1, "loss": f"{logs['loss']:.17g}", "accuracy": float(logs["accuracy"])})
+
+
+def make_model(seed: int = 1, optimizer: str = "adamw") -> Any:
+    """Makes a compiled model with all that changes in training: weights, statistics, moments, dropout and a rate."""
+    chosen = OPTIMIZERS[optimizer](keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * STEPS))
+    model = keras.Sequential(
+        [
+            keras.layers.InputLayer(input_shape=(6,)),
+            keras.layers.Dense(5, kernel_initializer=keras.initializers.HeUniform(seed)),
+            keras.layers.BatchNormalization(momentum=0.9),
+            StatelessDropout(0.5, 7, lambda: chosen.iterations),
+            keras.layers.Dense(3, kernel_initializer=keras.initializers.HeUniform(seed + 1), name="logits"),
+        ]
+    )
+    model.compile(chosen, keras.losses.CategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    return model
+
+
+def train(path: Path, model: Any, until: int = EPOCHS) -> Checkpoint:
+    """Trains from where the checkpoint left it; a run that ends before the last epoch is killed amid the next one."""
+    checkpoint = Checkpoint(path, "a")
+    first_epoch = checkpoint.restore(model)
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+    callbacks = [Rows(checkpoint.rows, until), checkpoint]
+    try:
+        model.fit(data, epochs=EPOCHS, initial_epoch=first_epoch, verbose=0, callbacks=callbacks)
+    except Killed:
+        assert until < EPOCHS
+    return checkpoint
+
+
+def store(path: Path, num_epochs: int = 1, fingerprint: str = "a", is_chief: bool = True) -> None:
+    """Stores a checkpoint of an untrained model after each of some epochs."""
+    checkpoint = Checkpoint(path, fingerprint, is_chief)
+    model = make_model()
+    checkpoint.restore(model)
+    checkpoint.set_model(model)
+    for epoch in range(num_epochs):
+        checkpoint.rows.append({"epoch": epoch + 1})
+        checkpoint.on_epoch_end(epoch)
+
+
+def hash_state(model: Any) -> list[bytes]:
+    values = [*model.get_weights(), *(variable.numpy() for variable in model.optimizer.variables)]
+    return [hashlib.sha256(value.tobytes()).digest() for value in values]
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run that was killed amid its second epoch."""
+    path = tmp_path_factory.mktemp("killed") / "train.npz"
+    train(path, make_model(), until=1)
+    return path
+
+
+@pytest.fixture
+def path(killed: Path, tmp_path: Path) -> Path:
+    """A copy of `killed`, to be spoiled."""
+    copy = tmp_path / "checkpoints/train.npz"
+    copy.parent.mkdir()
+    copy.write_bytes(killed.read_bytes())
+    return copy
+
+
+# A run that goes on
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_run_that_was_killed_ends_as_an_undisturbed_one_bit_by_bit(tmp_path: Path, optimizer: str) -> None:
+    undisturbed = make_model(optimizer=optimizer)
+    rows = train(tmp_path / "undisturbed.npz", undisturbed).rows
+    path = tmp_path / "killed.npz"
+
+    train(path, make_model(optimizer=optimizer), until=1)
+    train(path, make_model(2, optimizer), until=2)  # other initial weights, which the checkpoint replaces
+    resumed = make_model(3, optimizer)
+    checkpoint = train(path, resumed)
+
+    assert hash_state(resumed) == hash_state(undisturbed)
+    assert checkpoint.rows == rows
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 3])
+def test_restore_tells_the_finished_epochs(tmp_path: Path, num_epochs: int) -> None:
+    store(tmp_path / "x.npz", num_epochs)
+    checkpoint = Checkpoint(tmp_path / "x.npz", "a")
+
+    assert checkpoint.restore(make_model(2)) == num_epochs
+    assert checkpoint.epoch == num_epochs
+    assert len(checkpoint.rows) == num_epochs
+
+
+def test_all_that_changes_in_training_is_put_back(path: Path) -> None:
+    trained, fresh = make_model(), make_model(2)
+    Checkpoint(path, "a").restore(trained)
+
+    Checkpoint(path, "a").restore(fresh)
+
+    assert hash_state(fresh) == hash_state(trained)
+    assert fresh.optimizer.iterations.numpy() == STEPS
+
+
+def test_rows_keep_their_list_so_that_who_holds_it_sees_them(path: Path) -> None:
+    checkpoint = Checkpoint(path, "a")
+    held = checkpoint.rows
+
+    checkpoint.restore(make_model())
+
+    assert checkpoint.rows is held
+    assert [row["epoch"] for row in held] == [1]
+
+
+def test_the_seconds_before_a_run_was_killed_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    model, path = make_model(), tmp_path / "x.npz"
+    for seconds, total in ((5.0, 5.0), (7.0, 12.0), (1.5, 13.5)):
+        checkpoint = Checkpoint(path, "a")
+        clock[0] += seconds
+        checkpoint.restore(model)
+        checkpoint.set_model(model)
+        checkpoint.on_epoch_end(0)
+        assert checkpoint.seconds == total
+        clock[0] += 1000  # after the last checkpoint: lost with the process
+
+
+# A run that starts anew
+
+
+def assert_starts_anew(checkpoint: Checkpoint) -> None:
+    model, untouched = make_model(2), make_model(2)
+    untouched.optimizer.build(untouched.trainable_variables)
+
+    assert checkpoint.restore(model) == 0
+    assert hash_state(model) == hash_state(untouched)
+    assert checkpoint.rows == []
+    assert (checkpoint.epoch, checkpoint.seconds_before) == (0, 0)
+
+
+def test_without_a_file_a_run_starts_anew_in_silence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_starts_anew(Checkpoint(tmp_path / "none.npz", "a"))
+
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_checkpoint_of_another_run_is_not_resumed_from(path: Path) -> None:
+    assert_starts_anew(Checkpoint(path, "b"))
+
+
+def test_the_checkpoint_of_another_run_is_replaced(path: Path) -> None:
+    store(path, fingerprint="b")
+
+    assert Checkpoint(path, "b").restore(make_model()) == 1
+    assert_starts_anew(Checkpoint(path, "a"))
+
+
+def make_state(**changes: Any) -> np.ndarray:
+    state = {"fingerprint": "a", "epoch": 2, "seconds": 1.0, "rows": [{"epoch": 1}]} | changes
+    return np.frombuffer(json.dumps(state).encode(), np.uint8)
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    match how:
+        case "empty":
+            path.write_bytes(b"")
+        case "cut in half":
+            path.write_bytes(content[: len(content) // 2])
+        case "cut at its end":
+            path.write_bytes(content[:-1])
+        case "flipped bit":
+            start = content.index(b"0.npy") + 200  # in the data of the first variable
+            path.write_bytes(content[:start] + bytes([content[start] ^ 1]) + content[start + 1 :])
+        case "text":
+            path.write_text("no checkpoint\n")
+        case "pickle":
+            path.write_bytes(pickle.dumps({"epoch": 2}))
+        case "one array":
+            with path.open("wb") as file:
+                np.save(file, np.zeros(3))
+        case "images":
+            write_arrays(path, images=np.zeros((2, 28, 28), np.uint8), labels=np.zeros(2, np.uint8))
+        case "too few variables":
+            write_arrays(path, state=make_state(), **{"0": np.zeros(3, np.float32)})
+        case "state without JSON":
+            write_arrays(path, state=np.arange(200, dtype=np.uint8))
+        case "state of numbers":
+            write_arrays(path, state=np.frombuffer(b"12", np.uint8))
+        case "state of a list":
+            write_arrays(path, state=np.frombuffer(b"[1]", np.uint8))
+        case "state without fingerprint":
+            write_arrays(path, state=np.frombuffer(b"{}", np.uint8))
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "empty",
+        "cut in half",
+        "cut at its end",
+        "flipped bit",
+        "text",
+        "pickle",
+        "one array",
+        "images",
+        "too few variables",
+        "state without JSON",
+        "state of numbers",
+        "state of a list",
+        "state without fingerprint",
+    ],
+)
+def test_a_file_that_is_no_sound_checkpoint_is_told_in_a_line_and_a_run_starts_anew(
+    path: Path, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    spoil(path, how)
+
+    assert_starts_anew(Checkpoint(path, "a"))
+
+    shown = capsys.readouterr()
+    assert re.fullmatch(rf"{re.escape(str(path))}: no checkpoint \(.+\); starting anew\n", shown.err)
+    assert shown.out == ""
+
+
+def test_a_spoiled_checkpoint_is_replaced_by_a_sound_one(path: Path) -> None:
+    spoil(path, "cut in half")
+
+    store(path)
+
+    assert Checkpoint(path, "a").restore(make_model()) == 1
+
+
+class Payload:
+    """Runs a command where it is unpickled."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.victim,)
+
+
+@pytest.mark.parametrize("name", ["state", "0"])
+def test_what_is_pickled_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "x.npz"
+    arrays: dict[str, Any] = {"state": make_state()} | {name: np.array([Payload(victim)], dtype=object)}
+    np.savez(path, **arrays)
+
+    assert_starts_anew(Checkpoint(path, "a"))
+
+    assert not victim.exists()
+    assert "Object arrays cannot be loaded" in capsys.readouterr().err
+
+
+# Files
+
+
+def test_the_file_holds_plain_arrays_and_json(path: Path) -> None:
+    (state,) = read_arrays(path, "state")
+
+    content = json.loads(state.tobytes())
+    assert (content["fingerprint"], content["epoch"]) == ("a", 1)
+    assert [row["epoch"] for row in content["rows"]] == [1]
+
+
+def test_the_file_is_gone_after_remove_and_may_be_removed_twice(path: Path) -> None:
+    checkpoint = Checkpoint(path, "a")
+
+    checkpoint.remove()
+    checkpoint.remove()
+
+    assert list(path.parent.iterdir()) == []
+
+
+def test_who_is_not_the_chief_writes_nothing(tmp_path: Path) -> None:
+    store(tmp_path / "x.npz", is_chief=False)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_not_the_chief_removes_nothing(path: Path) -> None:
+    Checkpoint(path, "a", is_chief=False).remove()
+
+    assert path.exists()
+
+
+def test_who_is_not_the_chief_does_not_read_the_file(path: Path) -> None:
+    assert_starts_anew(Checkpoint(path, "a", is_chief=False))
+
+
+# Fingerprints
+
+
+@dataclass(frozen=True)
+class Choice:
+    rate: float
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[Path]:
+    """Two small files."""
+    paths = [tmp_path / "train.npz", tmp_path / "val.npz"]
+    for path in paths:
+        path.write_bytes(path.name.encode())
+    return paths
+
+
+@pytest.fixture
+def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a loaded module of this project."""
+    path = tmp_path / "extra.py"
+    path.write_text("x = 1\n")
+    extra = ModuleType("stages.lib.extra_for_this_test")
+    extra.__file__ = str(path)
+    monkeypatch.setitem(sys.modules, extra.__name__, extra)
+    return path
+
+
+def test_a_fingerprint_is_a_sha256(data: list[Path]) -> None:
+    assert re.fullmatch("[0-9a-f]{64}", compute_fingerprint([1], data))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [Choice(0.1), 43, "float32"],
+        [Choice(math.nextafter(0.1, 1)), 42, "float32"],
+        [Choice(0.1), 42, "mixed_bfloat16"],
+        [Choice(0.1, (1, 3)), 42, "float32"],
+        [Choice(0.1), 42],
+        [Choice(0.1), 42, "float32", None],
+        [42, Choice(0.1), "float32"],
+        [[Choice(0.1), Choice(0.1)], 42, "float32"],
+    ],
+    ids=str,
+)
+def test_another_choice_makes_another_fingerprint(data: list[Path], choices: list[Any]) -> None:
+    assert compute_fingerprint(choices, data) != compute_fingerprint([Choice(0.1), 42, "float32"], data)
+
+
+def test_dataclasses_may_lie_in_lists_and_dictionaries(data: list[Path]) -> None:
+    first, second = ([[Choice(rate)], {"a": Choice(0.1)}] for rate in (0.1, 0.2))
+
+    assert compute_fingerprint(first, data) != compute_fingerprint(second, data)
+
+
+def test_another_byte_of_data_makes_another_fingerprint(data: list[Path]) -> None:
+    before = compute_fingerprint([1], data)
+
+    data[1].write_bytes(b"val.npy")
+
+    assert compute_fingerprint([1], data) != before
+
+
+def test_the_order_of_the_data_makes_another_fingerprint(data: list[Path]) -> None:
+    assert compute_fingerprint([1], data) != compute_fingerprint([1], data[::-1])
+
+
+def test_another_byte_of_a_loaded_module_makes_another_fingerprint(data: list[Path], code: Path) -> None:
+    before = compute_fingerprint([1], data)
+
+    code.write_text("x = 2\n")
+
+    assert compute_fingerprint([1], data) != before
+
+
+def test_the_program_itself_is_part_of_the_fingerprint(
+    data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("x = 1\n")
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program))
+    before = compute_fingerprint([1], data)
+
+    program.write_text("x = 2\n")
+
+    assert compute_fingerprint([1], data) != before
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"])
+def test_another_version_of_a_package_makes_another_fingerprint(
+    data: list[Path], monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    before = compute_fingerprint([1], data)
+    monkeypatch.setattr(module, "version", lambda name: version(name) + ("+x" if name == package else ""))
+
+    assert package in PACKAGES
+    assert compute_fingerprint([1], data) != before
+
+
+def test_another_version_of_python_makes_another_fingerprint(data: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    before = compute_fingerprint([1], data)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.99.0")
+
+    assert compute_fingerprint([1], data) != before
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Changes what does not decide the bytes of a run."""
+    foreign = ModuleType("stages_of_another_project")
+    foreign.__file__ = str(tmp_path / "foreign.py")
+    (tmp_path / "foreign.py").write_text("x = 1\n")
+    monkeypatch.setitem(sys.modules, foreign.__name__, foreign)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    monkeypatch.setenv("HOME", "/elsewhere")
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def test_nothing_else_makes_another_fingerprint(
+    data: list[Path], code: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    before = compute_fingerprint([Choice(0.1), 42], data)
+
+    request.getfixturevalue("others")
+    code.touch()
+    moved = [path.rename(tmp_path / f"moved-{path.name}") for path in data]
+    for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
+        sys.modules[name] = sys.modules.pop(name)  # the order in which they were loaded
+
+    assert compute_fingerprint([Choice(0.1), 42], moved) == before

@@ -1,0 +1,180 @@
+"""Trainings that are killed: real processes, real kills at random moments, on a crumb of the real data."""
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from pipeline import dvc, edit_params, make_clone
+
+NUM_KILLS = 20
+STAGE = "train@tiny-strong"
+TRAIN = [sys.executable, "-m", "stages.train", "tiny", "strong"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a clone with so many epochs that they take longer than the start, and what a run of them gives."""
+    folder = tmp_path_factory.mktemp("resume") / "clone"
+    make_clone(folder)
+    edit_params(folder, train={"epochs": 20, "batch_size": 64}, prune={"epochs": 20, "batch_size": 64})
+    dvc(folder, "repro", "prepare")
+    start(folder, *TRAIN).communicate(timeout=120)
+    shutil.copytree(folder / "data/train/tiny-strong", folder / "undisturbed")
+    return folder
+
+
+def start(folder: Path, *command: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def compute_checksums(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
+    """Reads what a run prints until it has finished `epoch` or a later one."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if (found := re.search(r" epoch (\d+)/", line)) and int(found[1]) >= epoch:
+            return
+    raise AssertionError(f"the run ended before epoch {epoch}")
+
+
+def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
+    outputs = folder / "data/train/tiny-strong"
+    began = time.monotonic()
+    undisturbed = start(folder, *TRAIN)
+    undisturbed.communicate(timeout=120)
+    seconds = time.monotonic() - began
+    expected = compute_checksums(folder / "undisturbed")
+    assert compute_checksums(outputs) == expected
+    assert sorted(expected) == ["history.csv", "metrics.json", "model.h5"]
+
+    draw, resumed_after = random.Random(0), set()  # noqa: S311  (no secret)
+    num_kills = 0
+    while num_kills < NUM_KILLS:
+        shutil.rmtree(outputs, ignore_errors=True)
+        while True:
+            process = start(folder, *TRAIN)
+            try:
+                printed, _ = process.communicate(timeout=draw.uniform(0.3, 0.9) * seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                printed, _ = process.communicate()
+                num_kills += 1
+                shutil.rmtree(outputs, ignore_errors=True)  # as dvc does before it runs a stage again
+            resumed_after |= set(re.findall(r"goes on after epoch (\d+)", printed))
+            if process.returncode == 0:
+                break
+            assert process.returncode == -signal.SIGKILL, printed
+        assert compute_checksums(outputs) == expected
+        assert list((folder / "data/checkpoints").iterdir()) == []
+    assert len(resumed_after) > NUM_KILLS / 4  # the kills hit the training, and not only the start
+
+
+def test_terminating_dvc_ends_the_training_and_the_next_repro_goes_on_with_it(folder: Path) -> None:
+    expected = compute_checksums(folder / "undisturbed")
+    process = start(folder, sys.executable, "-m", "dvc", "repro", "--force", "--single-item", STAGE)
+    wait_for_epoch(process, 2)
+    (training,) = (
+        child for child in psutil.Process(process.pid).children(recursive=True) if "stages.train" in child.cmdline()
+    )
+
+    process.terminate()
+
+    training.wait(timeout=5)
+    process.communicate(timeout=5)
+    assert "goes on after epoch" in dvc(folder, "repro", "--single-item", STAGE)
+    assert compute_checksums(folder / "data/train/tiny-strong") == expected
+
+
+def test_a_second_trainer_of_a_stage_is_refused(folder: Path) -> None:
+    first = start(folder, *TRAIN)
+    wait_for_epoch(first, 1)
+
+    second = start(folder, *TRAIN)
+    printed, _ = second.communicate(timeout=60)
+
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert second.returncode == 1
+    assert printed.strip().endswith(
+        f"{STAGE}: already running here, as process {first.pid}; wait for it to end, or end it"
+    )
+
+
+def test_ctrl_c_ends_a_training_in_one_line_that_says_how_to_go_on(folder: Path) -> None:
+    process = start(folder, *TRAIN)
+    wait_for_epoch(process, 3)
+
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert (
+        printed.splitlines()[-1]
+        == "interrupted: `dvc repro` goes on with this stage; a training resumes after its last finished epoch"
+    )
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize(
+    ("section", "change"), [("train", {"learning_rate": 0.002}), ("train", {"epochs": 21}), ("augmentations", "strong")]
+)
+def test_a_checkpoint_of_other_params_is_never_resumed_from(
+    folder: Path, tmp_path: Path, section: str, change: object
+) -> None:
+    process = start(folder, *TRAIN)
+    wait_for_epoch(process, 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    copy = Path(shutil.copytree(folder, tmp_path / "copy", symlinks=True))
+    if isinstance(change, dict):
+        edit_params(copy, **{section: change})
+    else:
+        text = (copy / "params.yaml").read_text()
+        (copy / "params.yaml").write_text(text.replace("rotation_degrees: 8", "rotation_degrees: 9"))
+
+    printed, _ = start(copy, *TRAIN).communicate(timeout=120)
+
+    assert "goes on after epoch" not in printed
+    assert " epoch 1/" in printed
+
+
+def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
+    chosen = folder / "data/select_model"
+    chosen.mkdir(exist_ok=True)
+    shutil.copy(folder / "undisturbed/model.h5", chosen)
+    limits = (
+        '{"augmentation_limits": {"rotation_degrees": 8, "shift_fraction": 0.2, "zoom_fraction": 0.2, '
+        '"shift_px": 0, "erase_px": 0, "horizontal_flip": false}}'
+    )
+    (chosen / "choice.json").write_text(limits)
+    prune = [sys.executable, "-m", "stages.prune", "0.75"]
+    start(folder, *prune).communicate(timeout=120)
+    expected = compute_checksums(folder / "data/prune/0.75")
+    assert len(expected) == 3
+    shutil.rmtree(folder / "data/prune")
+
+    for epoch in (1, 7, 15):
+        process = start(folder, *prune)
+        wait_for_epoch(process, epoch)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    printed, _ = start(folder, *prune).communicate(timeout=120)
+
+    assert "goes on after epoch" in printed
+    assert compute_checksums(folder / "data/prune/0.75") == expected
