@@ -1,16 +1,20 @@
-"""What came out of it all? Puts every trained and every pruned model side by side.
+"""What came out of it all? Puts every trained, every pruned and the shipped model side by side.
 
 Reads:
     params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
-    data/select_model/choice.json; metrics.json of train, complexity, evaluate and prune; history.csv; confusion.csv.
+    data/select_model/choice.json; metrics.json of train, complexity, evaluate and prune; history.csv; confusion.csv;
+    layers.csv of prune; metrics.json and layers.csv of shrink; data/ship/model.json.
     data/timing/: what the stages took, where that was on this machine.
 
 Writes, in data/compare/, DVC outputs (the same bytes in every run):
-    metrics.json: the chosen model and its pruned versions; kept in Git.
+    metrics.json: the chosen model, its pruned versions and the shipped file; kept in Git.
     test_accuracy.json: test accuracy of every candidate; kept in Git.
     curves.csv: the learning curves of all candidates, for one plot.
     confusion.csv: actual and predicted class of each test image, by the chosen model.
-    pruning.csv: accuracy and size by sparsity.   pruning.png: the same as a picture.
+    pruning.csv: accuracy and size by ranking and sparsity.   pruning.png: the same as a picture.
+    sparsity.csv: zeros of each kernel by ranking and sparsity.   sparsity.png: the same as a picture.
+    shrinking.csv: accuracy and cost by way of shrinking and share of the MACs.   shrinking.png: the same as a picture,
+        and the MACs of each layer before and after.
     distortions.png: accuracy of every candidate under each regime's own distortion.
 and, outside that promise because times differ from run to run, but kept in Git:
     candidates.csv, candidates.png: every candidate with accuracy, cost and training time.
@@ -30,6 +34,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
+from stages.lib.compression_params import load_compression_params
 from stages.lib.files import read_csv, read_json, write_bytes, write_csv, write_json
 from stages.lib.params import load_params
 from stages.lib.plots import COLORS, write_figure
@@ -76,16 +81,56 @@ def read_curves(candidates: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     return rows
 
 
-def list_pruned(sparsities: Sequence[float]) -> list[dict[str, Any]]:
-    """Lists what pruning gave, a row a target sparsity; the dense model comes first, with target 0."""
+def list_pruned(rankings: Sequence[str], sparsities: Sequence[float]) -> list[dict[str, Any]]:
+    """Lists what pruning gave, a row a ranking and target sparsity; the dense model comes first, with target 0."""
     names = ("sparsity", "val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")
-    rows = [{"target": s} | read_json(DATA / "prune" / str(s) / "metrics.json") for s in sorted(sparsities)]
-    dense = {"target": 0, "sparsity": 0.0} | {name: rows[0][f"dense_{name}"] for name in names[1:]}
-    return [dense] + [{name: row[name] for name in ("target", *names)} for row in rows]
+    rows = []
+    for ranking in rankings:
+        for sparsity in sparsities:
+            metrics = read_json(DATA / "prune" / ranking / str(sparsity) / "metrics.json")
+            rows.append({"ranking": ranking, "target": sparsity} | {name: metrics[name] for name in names})
+    dense = {"ranking": "dense", "target": 0, "sparsity": 0.0}
+    return [dense | {name: metrics[f"dense_{name}"] for name in names[1:]}, *rows]
 
 
-def summarize(chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums up the chosen model and its pruned versions in a flat table that reads well in `dvc metrics diff`."""
+def list_sparsity_of_layers(rankings: Sequence[str], sparsities: Sequence[float]) -> list[dict[str, Any]]:
+    """Lists the zeros of each kernel, a row a ranking, target sparsity and layer."""
+    rows: list[dict[str, Any]] = []
+    for ranking in rankings:
+        for sparsity in sparsities:
+            names = {"ranking": ranking, "target": sparsity}
+            rows += [names | row for row in read_csv(DATA / "prune" / ranking / str(sparsity) / "layers.csv")]
+    return rows
+
+
+def list_shrunk(ways: Sequence[str], macs_shares: Sequence[float], chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Lists what shrinking gave, a row a way and share of the MACs; the chosen model comes first, with share 1."""
+    names = ("macs_share", "macs", "parameters", "val_accuracy", "test_accuracy")
+    rows = []
+    for way in ways:
+        for share in macs_shares:
+            metrics = read_json(DATA / "shrink" / way / str(share) / "metrics.json")
+            rows.append({"filters": way, "target": share} | {name: metrics[name] for name in names})
+    return [{"filters": "all", "target": 1, "macs_share": 1.0} | {name: chosen[name] for name in names[1:]}, *rows]
+
+
+def list_macs_of_layers(way: str, macs_shares: Sequence[float]) -> dict[str, dict[str, int]]:
+    """Lists the MACs of each layer that has some, before shrinking and for each share: all ways give the same."""
+    macs: dict[str, dict[str, int]] = {"all filters": {}}
+    for share in macs_shares:
+        rows = [row for row in read_csv(DATA / "shrink" / way / str(share) / "layers.csv") if int(row["dense_macs"])]
+        macs["all filters"] = {row["layer"]: int(row["dense_macs"]) for row in rows}
+        macs[f"at most {100 * share:g} %"] = {row["layer"]: int(row["macs"]) for row in rows}
+    return macs
+
+
+def summarize(
+    chosen: dict[str, Any],
+    pruned: Sequence[dict[str, Any]],
+    shrunk: Sequence[dict[str, Any]],
+    shipped: dict[str, Any],
+) -> dict[str, Any]:
+    """Sums up the chosen model and what became of it in a flat table that reads well in `dvc metrics diff`."""
     names = (
         "val_accuracy",
         "test_accuracy",
@@ -96,9 +141,15 @@ def summarize(chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]) -> dict[
         "receptive_field_px",
     )
     summary = {"chosen": f"{chosen['model']}-{chosen['augmentation']}"} | {name: chosen[name] for name in names}
+    summary["shipped"] = f"{shipped['name']}, {shipped['precision']}"
+    for name in ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"):
+        summary[f"shipped_{name}"] = shipped[name]
     for row in pruned[1:]:
-        summary[f"pruned_{row['target']}_test_accuracy"] = row["test_accuracy"]
-        summary[f"pruned_{row['target']}_gzip_size_bytes"] = row["gzip_size_bytes"]
+        prefix = f"pruned_{row['ranking']}_{row['target']}"
+        summary[f"{prefix}_test_accuracy"] = row["test_accuracy"]
+        summary[f"{prefix}_gzip_size_bytes"] = row["gzip_size_bytes"]
+    for row in shrunk[1:]:
+        summary[f"shrunk_{row['filters']}_{row['target']}_test_accuracy"] = row["test_accuracy"]
     return summary
 
 
@@ -124,18 +175,70 @@ def plot_distortions(candidates: Sequence[dict[str, Any]]) -> Figure:
 
 
 def plot_pruning(rows: Sequence[dict[str, Any]], key: str) -> Figure:
-    """Plots accuracy and file size against the share of zeros."""
-    sparsity = [100 * row["sparsity"] for row in rows]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 5.2), sharex=True)
-    for color, split, label in ((COLORS[0], "test", "test"), (COLORS[1], "val", "validation")):
-        accuracy = [100 * row[f"{split}_accuracy"] for row in rows]
-        top.plot(sparsity, accuracy, marker="o", color=color, label=label)
-    top.set(ylabel="accuracy (%)", title=f"Magnitude pruning of {key}")
+    """Plots accuracy and file size against the share of zeros, a color a ranking; the dense model begins each line."""
+    dense, *pruned = rows
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6, 5.6), sharex=True)
+    for color, ranking in zip(COLORS, dict.fromkeys(row["ranking"] for row in pruned), strict=False):
+        line = [dense, *[row for row in pruned if row["ranking"] == ranking]]
+        target = [100 * row["target"] for row in line]
+        for split, label, style in (("test", "test", "-"), ("val", "validation", ":")):
+            accuracy = [100 * row[f"{split}_accuracy"] for row in line]
+            top.plot(target, accuracy, style, marker="o", markersize=3, color=color, label=f"{ranking}, {label}")
+        sizes = [row["gzip_size_bytes"] / 1e6 for row in line]
+        bottom.plot(target, sizes, marker="o", markersize=3, color=color, label=ranking)
+    top.set(ylabel="accuracy (%)", title=f"Magnitude pruning of {key}, fine-tuned at each point")
     top.legend(frameon=False)
-    for color, name, label in ((COLORS[6], "size_bytes", "as it is"), (COLORS[2], "gzip_size_bytes", "gzipped")):
-        bottom.plot(sparsity, [row[name] / 1e6 for row in rows], marker="o", color=color, label=label)
-    bottom.set(xlabel="zeros in the kernels (%)", ylabel="model file (MB)", ylim=(0, None))
+    bottom.set(xlabel="zeros in the kernels that are pruned (%)", ylabel="gzipped model file (MB)", ylim=(0, None))
     bottom.legend(frameon=False)
+    return figure
+
+
+def plot_sparsity_of_layers(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Plots the share of zeros of each kernel as heat maps, one a ranking: a row a layer, a column a sparsity."""
+    rankings, layers, targets = (
+        list(dict.fromkeys(row[name] for row in rows)) for name in ("ranking", "layer", "target")
+    )
+    shares = {(row["ranking"], row["layer"], row["target"]): 100 * float(row["sparsity"]) for row in rows}
+    size = (0.7 * len(targets) * len(rankings) + 2.2, 0.32 * len(layers) + 1.2)
+    figure, axes = plt.subplots(1, len(rankings), figsize=size, sharey=True, squeeze=False)
+    for axis, ranking in zip(axes[0], rankings, strict=True):
+        values = np.array([[shares[ranking, layer, target] for target in targets] for layer in layers])
+        image = axis.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=100)
+        axis.set_xticks(range(len(targets)), [f"{100 * target:g}" for target in targets])
+        axis.set_yticks(range(len(layers)), layers)
+        axis.set(xlabel="zeros in the kernels that are pruned (%)", title=ranking)
+        for (row, column), value in np.ndenumerate(values):
+            color = "black" if value > 50 else "white"
+            axis.text(
+                column, row, f"{value:.0f}" if value < 99 else f"{value:.1f}", ha="center", va="center", color=color
+            )
+        axis.spines[:].set_visible(False)
+    figure.suptitle("Where the zeros are: share of each kernel (%)")
+    figure.colorbar(image, ax=axes[0], label="zeros (%)")
+    return figure
+
+
+def plot_shrinking(rows: Sequence[dict[str, Any]], macs: dict[str, dict[str, int]], key: str) -> Figure:
+    """Plots accuracy against MACs, a color a way of shrinking, and beside it the MACs of each layer at each share."""
+    dense, *shrunk = rows
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
+    for color, way in zip(COLORS, dict.fromkeys(row["filters"] for row in shrunk), strict=False):
+        line = [dense, *[row for row in shrunk if row["filters"] == way]]
+        million_macs = [row["macs"] / 1e6 for row in line]
+        for split, label, style in (("test", "test", "-"), ("val", "validation", ":")):
+            accuracy = [100 * row[f"{split}_accuracy"] for row in line]
+            left.plot(million_macs, accuracy, style, marker="o", markersize=3, color=color, label=f"{way}, {label}")
+    left.set(
+        xlabel="million MACs an image", ylabel="accuracy (%)", title=f"{key} with fewer filters, by how they are chosen"
+    )
+    left.legend(frameon=False)
+    for position, (color, (name, of_layers)) in enumerate(zip(COLORS, macs.items(), strict=False)):
+        places = np.arange(len(of_layers)) + 0.8 * (position + 0.5) / len(macs) - 0.4
+        right.barh(places, [count / 1e6 for count in of_layers.values()], 0.8 / len(macs), color=color, label=name)
+        right.set_yticks(range(len(of_layers)), list(of_layers))
+    right.invert_yaxis()
+    right.set(xlabel="million MACs an image", title="MACs of each layer")
+    right.legend(frameon=False, loc="lower right")
     return figure
 
 
@@ -183,41 +286,53 @@ def plot_candidates(candidates: Sequence[dict[str, Any]], chosen_key: str) -> Fi
 
 
 def list_timing(
-    models: Sequence[str], augmentations: Sequence[str], sparsities: Sequence[float]
+    models: Sequence[str], augmentations: Sequence[str], rankings: Sequence[str], ways_of_shrinking: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Lists what each stage of this run took when it last ran on this machine; this stage still runs."""
     keys = [f"{model}-{augmentation}" for model in models for augmentation in augmentations]
-    matrix = {
+    matrix: dict[str, Sequence[str]] = {
         "preview": augmentations,
         "complexity": models,
         "train": keys,
         "evaluate": keys,
-        "prune": [str(sparsity) for sparsity in sparsities],
+        "prune": rankings,
+        "shrink": ways_of_shrinking,
+        "export": ["train", "prune", "shrink"],
     }
-    stages = ["validate", "download", "prepare", "select_model"]
+    stages = ["validate", "download", "prepare", "select_model", "frontier", "ship"]
     stages += [f"{stage}@{item}" for stage, items in matrix.items() for item in items]
     return [read_json(TIMING / f"{stage}.json") for stage in stages if (TIMING / f"{stage}.json").exists()]
 
 
 def write_outputs(
-    candidates: Sequence[dict[str, Any]], chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]
+    candidates: Sequence[dict[str, Any]],
+    chosen: dict[str, Any],
+    pruned: Sequence[dict[str, Any]],
+    layers: Sequence[dict[str, Any]],
+    shrunk: Sequence[dict[str, Any]],
+    macs: dict[str, dict[str, int]],
+    shipped: dict[str, Any],
 ) -> None:
     """Writes the DVC outputs of this stage."""
     key = f"{chosen['model']}-{chosen['augmentation']}"
     accuracies = {f"{row['model']}-{row['augmentation']}": row["test_accuracy"] for row in candidates}
-    write_json(OUTPUT / "metrics.json", summarize(chosen, pruned))
+    write_json(OUTPUT / "metrics.json", summarize(chosen, pruned, shrunk, shipped))
     write_json(OUTPUT / "test_accuracy.json", accuracies)
     write_csv(OUTPUT / "curves.csv", read_curves(candidates))
     write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
     write_csv(OUTPUT / "pruning.csv", pruned)
     write_figure(OUTPUT / "pruning.png", plot_pruning(pruned, key))
+    write_csv(OUTPUT / "sparsity.csv", layers)
+    write_figure(OUTPUT / "sparsity.png", plot_sparsity_of_layers(layers))
+    write_csv(OUTPUT / "shrinking.csv", shrunk)
+    write_figure(OUTPUT / "shrinking.png", plot_shrinking(shrunk, macs, key))
     write_figure(OUTPUT / "distortions.png", plot_distortions(candidates))
 
 
 def write_times(
     candidates: Sequence[dict[str, Any]],
     chosen: dict[str, Any],
-    pruned: Sequence[dict[str, Any]],
+    headline: str,
     timing: Sequence[dict[str, Any]],
     seed: int,
 ) -> None:
@@ -233,20 +348,25 @@ def write_times(
     write_json(OUTPUT / "environment.json", environment)
     write_csv(OUTPUT / "timing.csv", timing if is_one_run else [dict.fromkeys(("stage", "seconds", "peak_memory_mib"))])
     sentences = format_environment(environment, timing, seed) if is_one_run else f"Seed {seed}.\n"
-    write_bytes(OUTPUT / "headline.md", f"{format_headline(chosen, pruned)}\n{sentences}".encode())
+    write_bytes(OUTPUT / "headline.md", f"{headline}\n{sentences}".encode())
     write_bytes(OUTPUT / "grid.md", format_grid(candidates).encode())
 
 
 def main() -> None:
     """Runs the stage."""
-    params, choice = load_params(), read_json(DATA / "select_model" / "choice.json")
-    study, sparsities = params.study, params.prune.sparsities
+    params, compression, choice = load_params(), load_compression_params(), read_json(DATA / "select_model/choice.json")
+    study, prune, shrink = params.study, compression.prune, compression.shrink
+    shipped = read_json(DATA / "ship/model.json")
     candidates = [read_candidate(model, name) for model in study.models for name in study.augmentations]
     names = ("model", "augmentation")
     (chosen,) = (candidate for candidate in candidates if all(candidate[name] == choice[name] for name in names))
-    pruned, timing = list_pruned(sparsities), list_timing(study.models, study.augmentations, sparsities)
-    write_outputs(candidates, chosen, pruned)
-    write_times(candidates, chosen, pruned, timing, params.seed)
+    pruned = list_pruned(prune.rankings, prune.sparsities)
+    layers = list_sparsity_of_layers(prune.rankings, prune.sparsities)
+    shrunk = list_shrunk(shrink.filters, shrink.macs_shares, chosen)
+    macs = list_macs_of_layers(shrink.filters[0], shrink.macs_shares)
+    timing = list_timing(study.models, study.augmentations, prune.rankings, shrink.filters)
+    write_outputs(candidates, chosen, pruned, layers, shrunk, macs, shipped)
+    write_times(candidates, chosen, format_headline(chosen, pruned[0], shipped), timing, params.seed)
     print(f"{OUTPUT}: the chosen model has a test accuracy of {chosen['test_accuracy']:.4f}")
 
 

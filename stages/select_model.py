@@ -5,7 +5,7 @@ Reads:
     grid in params.yaml, and no others that may lie there.
 
 Writes, in data/select_model/:
-    choice.json: the chosen model and augmentation, and the reasons in a sentence.
+    choice.json: the chosen model and augmentation, the reasons in a sentence, architecture and limits of augmentation.
     model.h5: a copy of the chosen model, so that later stages find it under one name.
     metrics.json: the choice in numbers; kept in Git.
     comparison.csv, comparison.png: all candidates, the best first.
@@ -24,7 +24,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from stages.lib.files import read_json, write_bytes, write_csv, write_json
-from stages.lib.params import AugmentationParams, load_params
+from stages.lib.params import AugmentationParams, ModelParams, load_params
 from stages.lib.plots import COLORS, write_figure
 from stages.lib.runner import run_stage
 
@@ -135,12 +135,15 @@ def plot_comparison(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
     return figure
 
 
-def describe_choice(chosen: Candidate, augmentation: AugmentationParams, reason: str) -> dict[str, object]:
-    """Describes the choice; the augmentation's limits are what later stages fine-tune with."""
+def describe_choice(
+    chosen: Candidate, model: ModelParams, augmentation: AugmentationParams, reason: str
+) -> dict[str, object]:
+    """Describes the choice; later stages build networks from the architecture and fine-tune with the limits."""
     return {
         "model": chosen.model,
         "augmentation": chosen.augmentation,
         "reason": reason,
+        "architecture": asdict(model),
         "augmentation_limits": asdict(augmentation),
     }
 
@@ -152,7 +155,8 @@ def main() -> None:
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
-    write_json(OUTPUT / "choice.json", describe_choice(chosen, params.augmentations[chosen.augmentation], reason))
+    settings = (params.models[chosen.model], params.augmentations[chosen.augmentation])
+    write_json(OUTPUT / "choice.json", describe_choice(chosen, *settings, reason))
     write_bytes(OUTPUT / "model.h5", (MODELS / chosen.key / "model.h5").read_bytes())
     write_json(OUTPUT / "metrics.json", {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:]))
     write_csv(OUTPUT / "comparison.csv", [asdict(candidate) for candidate in by_accuracy])

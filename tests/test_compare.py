@@ -12,25 +12,44 @@ from matplotlib.table import Table
 
 from stages import compare as stage
 from stages.compare import (
+    list_macs_of_layers,
     list_pruned,
+    list_shrunk,
+    list_sparsity_of_layers,
     list_timing,
     plot_candidates,
     plot_distortions,
     plot_pruning,
+    plot_shrinking,
+    plot_sparsity_of_layers,
     read_candidate,
     read_curves,
     read_training,
     summarize,
-    write_outputs,
     write_times,
 )
+from stages.lib.compression_params import load_compression_params
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, write_bytes, write_csv, write_json
 from stages.lib.params import StudyParams, load_params
 
 KEYS = ("small-none", "small-flip", "large-none", "large-flip")
 VAL_ACCURACY = dict(zip(KEYS, (0.90, 0.94, 0.91, 0.941), strict=True))
-SPARSITIES = (0.9, 0.5)  # on purpose not in order
+RANKINGS = ("uniform", "lamp")
+SPARSITIES = (0.5, 0.9)
+WAYS = ("magnitude", "scratch")
+SHARES = (0.5, 0.25)
+SHIPPED = {
+    "name": "lamp-0.9",
+    "precision": "int8",
+    "val_accuracy": 0.935,
+    "test_accuracy": 0.925,
+    "size_bytes": 1000,
+    "gzip_size_bytes": 400,
+    "macs": 1000,
+    "parameters": 50,
+}
+LAYERS = {"uniform": [("conv1", "0.0"), ("dense1", "0.5")], "lamp": [("conv1", "0.25"), ("dense1", "0.995")]}
 OUTPUTS = (
     "metrics.json",
     "test_accuracy.json",
@@ -38,6 +57,10 @@ OUTPUTS = (
     "confusion.csv",
     "pruning.csv",
     "pruning.png",
+    "shrinking.csv",
+    "shrinking.png",
+    "sparsity.csv",
+    "sparsity.png",
     "distortions.png",
 )
 TIMES = (
@@ -94,11 +117,22 @@ def write_stage_time(stage_name: str, seconds: float = 1.5) -> dict[str, Any]:
     return timing
 
 
-def write_pruned(sparsity: float) -> None:
+def write_pruned(ranking: str, sparsity: float) -> None:
     names = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")
     pruned = dict(zip(names, (0.93 - sparsity / 100, 0.92, 4000, round(3000 * (1 - sparsity))), strict=True))
     dense = {f"dense_{name}": value for name, value in zip(names, (0.94, 0.93, 4000, 3500), strict=True)}
-    write_json(Path(f"data/prune/{sparsity}/metrics.json"), {"sparsity": sparsity + 0.000123} | pruned | dense)
+    folder = Path(f"data/prune/{ranking}/{sparsity}")
+    write_json(folder / "metrics.json", {"sparsity": sparsity + 0.000123, "nonzero_macs": 9} | pruned | dense)
+    layers = [{"layer": layer, "weights": 10, "zeros": 1, "sparsity": share} for layer, share in LAYERS[ranking]]
+    write_csv(folder / "layers.csv", layers)
+
+
+def write_shrunk(way: str, share: float) -> None:
+    folder = Path(f"data/shrink/{way}/{share}")
+    metrics = {"macs_share": share - 0.01, "macs": round(1000 * share), "parameters": round(50 * share)}
+    write_json(folder / "metrics.json", metrics | {"val_accuracy": 0.9 + share / 100, "test_accuracy": 0.9})
+    conv = {"layer": "conv1", "dense_macs": 900, "macs": round(900 * share)}
+    write_csv(folder / "layers.csv", [conv, {"layer": "conv1_bn", "dense_macs": 0, "macs": 0}])
 
 
 @pytest.fixture(autouse=True)
@@ -109,17 +143,26 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         params,
         seed=42,
         study=StudyParams(("small", "large"), ("none", "flip")),
-        prune=dataclasses.replace(params.prune, sparsities=SPARSITIES),
     )
+    compression = load_compression_params()
+    prune = dataclasses.replace(compression.prune, rankings=RANKINGS, sparsities=SPARSITIES)
+    shrink = dataclasses.replace(compression.shrink, filters=WAYS, macs_shares=SHARES)
+    compression = dataclasses.replace(compression, prune=prune, shrink=shrink)
     monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
     monkeypatch.chdir(tmp_path)
     for key in KEYS:
         write_candidate(key, VAL_ACCURACY[key])
     for model, macs in (("small", 1000), ("large", 3000)):
         cost = {"macs": macs, "flops": 2 * macs, "parameters": 50, "receptive_field_px": 16, "memory_bytes": 9}
         write_json(Path(f"data/complexity/{model}/metrics.json"), cost)
-    for sparsity in SPARSITIES:
-        write_pruned(sparsity)
+    for ranking in RANKINGS:
+        for sparsity in SPARSITIES:
+            write_pruned(ranking, sparsity)
+    for way in WAYS:
+        for share in SHARES:
+            write_shrunk(way, share)
+    write_json(Path("data/ship/model.json"), SHIPPED)
     write_json(Path("data/select_model/choice.json"), {"model": "small", "augmentation": "flip"})
     yield tmp_path
     plt.close("all")
@@ -186,11 +229,18 @@ def test_the_curves_are_one_table_with_the_candidates_named() -> None:
     ]
 
 
-def test_pruned_models_are_sorted_by_sparsity_after_the_dense_one() -> None:
-    rows = list_pruned(SPARSITIES)
+def test_pruned_models_are_listed_by_ranking_after_the_dense_one() -> None:
+    rows = list_pruned(RANKINGS, SPARSITIES)
 
-    assert [(row["target"], row["sparsity"]) for row in rows] == [(0, 0.0), (0.5, 0.500123), (0.9, 0.900123)]
+    assert [(row["ranking"], row["target"], row["sparsity"]) for row in rows] == [
+        ("dense", 0, 0.0),
+        ("uniform", 0.5, 0.500123),
+        ("uniform", 0.9, 0.900123),
+        ("lamp", 0.5, 0.500123),
+        ("lamp", 0.9, 0.900123),
+    ]
     assert rows[0] == {
+        "ranking": "dense",
         "target": 0,
         "sparsity": 0.0,
         "val_accuracy": 0.94,
@@ -198,17 +248,51 @@ def test_pruned_models_are_sorted_by_sparsity_after_the_dense_one() -> None:
         "size_bytes": 4000,
         "gzip_size_bytes": 3500,
     }
-    assert list(rows[0]) == list(rows[1]) == list(rows[2])
+    assert list(rows[0]) == list(rows[1])
 
 
 def test_pruned_models_of_other_sparsities_are_not_read() -> None:
-    write_bytes(Path("data/prune/0.7/metrics.json"), b"no JSON")
+    write_bytes(Path("data/prune/lamp/0.7/metrics.json"), b"no JSON")
 
-    assert len(list_pruned(SPARSITIES)) == 3
+    assert len(list_pruned(RANKINGS, SPARSITIES)) == 5
 
 
-def test_the_summary_is_flat_and_in_the_order_of_the_sparsities() -> None:
-    summary = summarize(read_candidate("small", "flip"), list_pruned(SPARSITIES))
+def test_the_zeros_of_the_layers_are_one_table_with_ranking_and_sparsity() -> None:
+    rows = list_sparsity_of_layers(["lamp"], [0.9])
+
+    common = {"ranking": "lamp", "target": 0.9, "weights": "10", "zeros": "1"}
+    assert rows == [
+        common | {"layer": "conv1", "sparsity": "0.25"},
+        common | {"layer": "dense1", "sparsity": "0.995"},
+    ]
+
+
+def test_shrunk_models_are_listed_by_way_after_the_chosen_one() -> None:
+    rows = list_shrunk(WAYS, SHARES, read_candidate("small", "flip"))
+
+    assert [(row["filters"], row["target"], row["macs"]) for row in rows] == [
+        ("all", 1, 1000),
+        ("magnitude", 0.5, 500),
+        ("magnitude", 0.25, 250),
+        ("scratch", 0.5, 500),
+        ("scratch", 0.25, 250),
+    ]
+    assert (rows[0]["val_accuracy"], rows[0]["macs_share"], rows[1]["macs_share"]) == (0.94, 1.0, 0.49)
+    assert list(rows[0]) == list(rows[1])
+
+
+def test_the_macs_of_layers_that_have_some_are_listed_by_share() -> None:
+    assert list_macs_of_layers("magnitude", SHARES) == {
+        "all filters": {"conv1": 900},
+        "at most 50 %": {"conv1": 450},
+        "at most 25 %": {"conv1": 225},
+    }
+
+
+def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
+    shrunk = list_shrunk(["scratch"], SHARES, read_candidate("small", "flip"))
+
+    summary = summarize(read_candidate("small", "flip"), list_pruned(["lamp"], SPARSITIES), shrunk, SHIPPED)
 
     assert list(summary.items()) == [
         ("chosen", "small-flip"),
@@ -219,10 +303,17 @@ def test_the_summary_is_flat_and_in_the_order_of_the_sparsities() -> None:
         ("macs", 1000),
         ("parameters", 50),
         ("receptive_field_px", 16),
-        ("pruned_0.5_test_accuracy", 0.92),
-        ("pruned_0.5_gzip_size_bytes", 1500),
-        ("pruned_0.9_test_accuracy", 0.92),
-        ("pruned_0.9_gzip_size_bytes", 300),
+        ("shipped", "lamp-0.9, int8"),
+        ("shipped_val_accuracy", 0.935),
+        ("shipped_test_accuracy", 0.925),
+        ("shipped_size_bytes", 1000),
+        ("shipped_gzip_size_bytes", 400),
+        ("pruned_lamp_0.5_test_accuracy", 0.92),
+        ("pruned_lamp_0.5_gzip_size_bytes", 1500),
+        ("pruned_lamp_0.9_test_accuracy", 0.92),
+        ("pruned_lamp_0.9_gzip_size_bytes", 300),
+        ("shrunk_scratch_0.5_test_accuracy", 0.9),
+        ("shrunk_scratch_0.25_test_accuracy", 0.9),
     ]
 
 
@@ -246,15 +337,47 @@ def test_the_heat_map_takes_a_study_without_distortions() -> None:
 
 
 def test_the_pruning_picture_shows_percent_and_megabytes() -> None:
-    figure = plot_pruning(list_pruned(SPARSITIES), "small-flip")
+    figure = plot_pruning(list_pruned(RANKINGS, SPARSITIES), "small-flip")
 
     lines = {line.get_label(): np.asarray(line.get_xydata()).tolist() for axis in figure.axes for line in axis.lines}
-    assert set(lines) == {"test", "validation", "as it is", "gzipped"}
-    assert lines["test"] == [pytest.approx([0, 93]), pytest.approx([50.0123, 92]), pytest.approx([90.0123, 92])]
-    assert lines["validation"][1] == pytest.approx([50.0123, 92.5])
-    assert lines["as it is"][2] == pytest.approx([90.0123, 0.004])
-    assert lines["gzipped"][0] == pytest.approx([0, 0.0035])
-    assert figure.axes[0].get_title() == "Magnitude pruning of small-flip"
+    assert list(lines) == [
+        *["uniform, test", "uniform, validation", "lamp, test", "lamp, validation"],
+        *["uniform", "lamp"],
+    ]
+    assert lines["lamp, test"] == [pytest.approx([0, 93]), pytest.approx([50, 92]), pytest.approx([90, 92])]
+    assert lines["uniform, validation"][1] == pytest.approx([50, 92.5])
+    assert lines["lamp"] == [pytest.approx([0, 0.0035]), pytest.approx([50, 0.0015]), pytest.approx([90, 0.0003])]
+    assert figure.axes[0].get_title() == "Magnitude pruning of small-flip, fine-tuned at each point"
+
+
+def test_the_picture_of_the_zeros_has_a_map_a_ranking_a_row_a_layer_and_a_column_a_sparsity() -> None:
+    figure = plot_sparsity_of_layers(list_sparsity_of_layers(RANKINGS, SPARSITIES))
+
+    uniform, lamp, *_ = figure.axes
+    assert [axis.get_title() for axis in (uniform, lamp)] == ["uniform", "lamp"]
+    assert [label.get_text() for label in uniform.get_yticklabels()] == ["conv1", "dense1"]
+    assert [label.get_text() for label in lamp.get_xticklabels()] == ["50", "90"]
+    assert np.asarray(lamp.images[0].get_array()).tolist() == [[25, 25], [99.5, 99.5]]
+    assert [text.get_text() for text in lamp.texts] == ["25", "25", "99.5", "99.5"]
+
+
+def test_the_picture_of_shrinking_has_a_line_a_way_and_bars_for_each_layer_and_share() -> None:
+    chosen = read_candidate("small", "flip")
+    rows, macs = list_shrunk(WAYS, SHARES, chosen), list_macs_of_layers("magnitude", SHARES)
+
+    left, right = plot_shrinking(rows, macs, "small-flip").axes
+
+    lines = {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for line in left.lines}
+    assert list(lines) == ["magnitude, test", "magnitude, validation", "scratch, test", "scratch, validation"]
+    assert lines["scratch, validation"] == [
+        pytest.approx([0.001, 94]),
+        pytest.approx([0.0005, 90.5]),
+        pytest.approx([0.00025, 90.25]),
+    ]
+    to_data = right.transData.inverted()
+    widths = [bar.get_extents().transformed(to_data).width for bar in right.patches]
+    assert widths == pytest.approx([0.0009, 0.00045, 0.000225])
+    assert [label.get_text() for label in right.get_yticklabels()] == ["conv1"]
 
 
 def test_the_table_shows_candidates_the_best_validation_accuracy_first() -> None:
@@ -305,18 +428,20 @@ def test_the_times_of_the_stages_of_this_run_are_listed_in_their_order() -> None
         "train@small-none",
         "train@small-flip",
         "evaluate@small-flip",
-        "prune@0.5",
+        "prune@lamp",
+        "shrink@random",
+        "export@prune",
     ]
     timing = [write_stage_time(name) for name in names]
-    for name in ("train@gone-none", "train@small-gone", "prune@0.7", "compare"):
+    for name in ("train@gone-none", "train@small-gone", "prune@uniform", "compare"):
         write_stage_time(name)
     write_training_time("small-flip", 61.5, b"")
 
-    assert list_timing(["small"], ["none", "flip"], [0.5]) == timing
+    assert list_timing(["small"], ["none", "flip"], ["lamp"], ["random"]) == timing
 
 
 def test_a_run_of_which_no_stage_ran_here_has_no_times() -> None:
-    assert list_timing(["small"], ["none", "flip"], [0.5]) == []
+    assert list_timing(["small"], ["none", "flip"], ["lamp"], ["random"]) == []
 
 
 def test_the_environment_is_that_of_the_training_of_the_choice() -> None:
@@ -352,8 +477,8 @@ def test_the_times_are_written_where_every_model_was_trained_here() -> None:
 
 def test_the_outputs_are_the_same_bytes_in_every_run() -> None:
     def run() -> dict[str, bytes]:
-        write_outputs(read_all(), read_candidate("small", "flip"), list_pruned(SPARSITIES))
-        return read_files(Path("data/compare"))
+        stage.main()
+        return {name: content for name, content in read_files(Path("data/compare")).items() if name in OUTPUTS}
 
     first = run()
 
@@ -373,20 +498,24 @@ def test_times_change_no_output_that_is_promised_to_be_the_same() -> None:
 
 
 def test_the_outputs_hold_every_candidate_and_the_confusion_of_the_choice() -> None:
-    write_outputs(read_all(), read_candidate("small", "flip"), list_pruned(SPARSITIES))
+    stage.main()
 
     assert read_json(Path("data/compare/test_accuracy.json")) == {
         key: pytest.approx(VAL_ACCURACY[key] - 0.01) for key in KEYS
     }
     assert Path("data/compare/confusion.csv").read_text() == "actual,predicted\nsmall-flip,small-flip\n"
     assert len(read_csv(Path("data/compare/curves.csv"))) == 8
-    assert [row["sparsity"] for row in read_csv(Path("data/compare/pruning.csv"))] == ["0.0", "0.500123", "0.900123"]
+    assert [row["sparsity"] for row in read_csv(Path("data/compare/pruning.csv"))][:3] == [
+        "0.0",
+        "0.500123",
+        "0.900123",
+    ]
 
 
 def test_the_table_of_candidates_has_an_empty_cell_where_a_training_was_not_here() -> None:
     write_training_time("small-flip", 61.5, b"the model of small-flip")
 
-    write_times(read_all(), read_candidate("small", "flip"), list_pruned(SPARSITIES), [], seed=42)
+    write_times(read_all(), read_candidate("small", "flip"), "the table\n", [], seed=42)
 
     seconds = [row["training_seconds"] for row in read_csv(Path("data/compare/candidates.csv"))]
     assert seconds == ["", "61.5", "", ""]
@@ -401,18 +530,18 @@ def test_the_stage_writes_its_files_and_says_the_key_number(capsys: pytest.Captu
     assert "test accuracy of 0.9300" in capsys.readouterr().out
 
 
-def test_the_tables_of_the_readme_hold_every_candidate_and_every_sparsity() -> None:
+def test_the_tables_of_the_readme_hold_every_candidate_and_the_shipped_file() -> None:
     stage.main()
 
     grid, headline = (Path(f"data/compare/{name}.md").read_text() for name in ("grid", "headline"))
     assert [line.split(" | ")[0] for line in grid.splitlines()[2:]] == [f"| {key}" for key in KEYS]
-    assert headline.count("| small-flip, pruned | 92.00 % |") == 2
-    assert "| small-flip, chosen on validation | 93.00 % |" in headline
+    assert "| small-flip, chosen on validation | 93.00 % | 50 | 1,000 | 4 kB | 4 kB |" in headline
+    assert "| lamp-0.9, int8, shipped | 92.50 % | 50 | 1,000 | 1 kB | 0 kB |" in headline
 
 
 def test_what_is_not_in_params_is_not_read() -> None:
     write_candidate("gone-none", 1.0)
-    for name in ("train/gone-flip", "evaluate/small-gone", "complexity/gone", "prune/0.1"):
+    for name in ("train/gone-flip", "evaluate/small-gone", "complexity/gone", "prune/lamp/0.1"):
         write_bytes(Path(f"data/{name}/metrics.json"), b"no JSON")
 
     stage.main()
@@ -429,7 +558,11 @@ def test_what_is_not_in_params_is_not_read() -> None:
         "data/train/large-none/history.csv",
         "data/evaluate/large-none/metrics.json",
         "data/complexity/large/metrics.json",
-        "data/prune/0.9/metrics.json",
+        "data/prune/lamp/0.9/metrics.json",
+        "data/prune/uniform/0.5/layers.csv",
+        "data/ship/model.json",
+        "data/shrink/scratch/0.25/metrics.json",
+        "data/shrink/magnitude/0.5/layers.csv",
     ],
 )
 def test_a_missing_file_is_named_with_the_remedy(missing: str) -> None:

@@ -240,6 +240,16 @@ def test_arrays_are_not_compressed(tmp_path: Path) -> None:
         assert [entry.compress_type for entry in archive.infolist()] == [zipfile.ZIP_STORED]
 
 
+def test_the_bytes_of_an_archive_do_not_depend_on_the_version_of_python(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "x.npz", a=np.arange(3, dtype=np.uint8), b=np.array(0.5, np.float32))
+
+    content = (tmp_path / "x.npz").read_bytes()
+
+    assert (
+        hashlib.sha256(content).hexdigest() == "cd5be020f235fa5e9c83cb4d1fb0c062d4a20f293b672d508fe5093af2e0789b"
+    )  # of Python 3.11 to 3.13
+
+
 def test_object_arrays_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle=False"):
         write_arrays(tmp_path / "x.npz", a=np.array([{}], dtype=object))

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from stages.lib.compression_params import CompressionParams, load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.params import Params, find_name, load_params
+from stages.lib.params import Params, check_section_names, find_name, load_params
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "params.yaml"
@@ -33,7 +35,10 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "prune.epochs": (1, 100_000),
     "prune.clean_epochs": (0, 2),  # of 3 epochs
     "prune.frequency": (1, 1_000_000),
-    "prune.batch_size": (1, 1_000_000),
+    "shrink.multiple": (1, 1024),
+    "shrink.epochs": (1, 100_000),
+    "shrink.clean_epochs": (0, 2),  # of 3 epochs
+    "export.calibration_images": (1, 1_000_000),
 }
 NUMBERS = {
     "download.timeout_seconds": "(0, 3600]",
@@ -50,10 +55,15 @@ NUMBERS = {
     "select_model.tolerance": "[0, 1)",
     "prune.ramp_fraction": "(0, 1]",
     "prune.learning_rate": "(0, 100]",
+    "shrink.learning_rate": "(0, 100]",
+    "export.max_loss_float32": "[0, 1]",
+    "export.max_loss_int8": "[0, 1]",
+    "ship.max_loss": "[0, 1]",
 }
 UNTUNED = {  # values that limit others, so that no choice in the committed file decides a test
     "train": {"epochs": 8, "clean_epochs": 0, "optimizer": "adam", "weight_decay": 0.0},
     "prune": {"epochs": 3, "clean_epochs": 0},
+    "shrink": {"epochs": 3, "clean_epochs": 0},
 }
 FILTERS_OR_UNITS = "a list of integers from 1 to 1000000"
 
@@ -95,21 +105,29 @@ def write_edited(folder: Path, edits: dict[str, str]) -> Path:
     return path
 
 
-def load_edited(folder: Path, edits: dict[str, str]) -> Params:
-    return load_params(write_edited(folder, edits))
+def load_all(path: Path = Path("params.yaml")) -> Any:
+    """Loads every section, as stages/validate.py does; they are attributes of what it returns."""
+    check_section_names(
+        [field.name for kind in (Params, CompressionParams) for field in dataclasses.fields(kind)], path
+    )
+    return SimpleNamespace(**vars(load_params(path)), **vars(load_compression_params(path)))
+
+
+def load_edited(folder: Path, edits: dict[str, str]) -> Any:
+    return load_all(write_edited(folder, edits))
 
 
 def refusal(folder: Path, edits: dict[str, str]) -> str:
     """Returns the message with which the edited parameters are refused, after the name of the file."""
     path = write_edited(folder, edits)
     with pytest.raises(UserError) as caught:
-        load_params(path)
+        load_all(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
 
 
-def look_up(params: Params, key: str) -> Any:
+def look_up(params: Any, key: str) -> Any:
     value: Any = params
     for name in key.split("."):
         value = value[name] if isinstance(value, dict) else getattr(value, name)
@@ -120,7 +138,7 @@ def look_up(params: Params, key: str) -> Any:
 
 
 def test_the_committed_params_load() -> None:
-    params = load_params(COMMITTED)
+    params = load_all(COMMITTED)
 
     assert params.seed == committed()["seed"]
     assert params.dataset.class_names[9] == "Ankle boot"
@@ -131,7 +149,7 @@ def test_the_committed_params_load() -> None:
 
 
 def test_every_committed_value_lands_under_its_own_name() -> None:
-    read = json.loads(json.dumps(dataclasses.asdict(load_params(COMMITTED))))
+    read = json.loads(json.dumps(vars(load_all(COMMITTED)), default=dataclasses.asdict))
 
     assert read == committed()
 
@@ -139,7 +157,7 @@ def test_every_committed_value_lands_under_its_own_name() -> None:
 def test_params_are_read_from_the_working_directory_by_default(tmp_dir: Path) -> None:
     write_edited(tmp_dir, {"seed": "7"})
 
-    assert load_params().seed == 7
+    assert load_all().seed == 7
 
 
 def test_params_cannot_be_changed() -> None:
@@ -202,7 +220,7 @@ def test_the_file_must_be_a_mapping(tmp_path: Path, text: str, shown: str) -> No
     with pytest.raises(
         UserError, match=f"params.yaml: the file: expected a section with seed, dataset.*; got {re.escape(shown)}"
     ):
-        load_params(path)
+        load_all(path)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +232,7 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, old: str, key: str
     path.write_text(text.replace(f"\n{old}", f"\n{old} 1\n{old}", 1), encoding="utf-8")
 
     with pytest.raises(UserError) as caught:
-        load_params(path)
+        load_all(path)
 
     assert str(caught.value).startswith(f"{path}: ")
     assert f"{key}: given twice in one section, near line " in str(caught.value)
@@ -222,9 +240,9 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, old: str, key: str
 
 def test_one_key_in_two_sections_is_given_once() -> None:
     keys = [key.split(".")[-1] for key in list_keys(committed())]
-    assert keys.count("epochs") == 2
+    assert keys.count("epochs") == 3
 
-    load_params(COMMITTED)
+    load_all(COMMITTED)
 
 
 # Numbers
@@ -337,7 +355,7 @@ def test_a_boolean_is_read(tmp_path: Path, text: str, value: bool) -> None:
     assert params.augmentations["flip"].horizontal_flip is value
 
 
-@pytest.mark.parametrize("section", ["train", "prune"])
+@pytest.mark.parametrize("section", ["train", "prune", "shrink"])
 def test_at_least_one_epoch_sees_augmented_images(tmp_path: Path, section: str) -> None:
     epochs = {f"{section}.epochs": "3"}
 
@@ -413,7 +431,10 @@ def test_a_sound_value_is_read_as_it_stands(tmp_path: Path, key: str, text: str,
         ("prune.sparsities", "[0.5, 1]", "expected a number in (0, 1); got 1"),
         ("prune.sparsities", "[0.5, '0.8']", "expected a number in (0, 1); got '0.8'"),
         ("prune.sparsities", "[.nan]", "expected a number in (0, 1); got nan"),
-        ("prune.sparsities", "[0.5, 0.8, 0.50]", "expected each entry once; got [0.5, 0.8, 0.5]"),
+        ("prune.sparsities", "[0.5, 0.8, 0.80]", "expected rising numbers, each once; got [0.5, 0.8, 0.8]"),
+        ("prune.sparsities", "[0.8, 0.5]", "expected rising numbers, each once; got [0.8, 0.5]"),
+        ("shrink.macs_shares", "[0.25, 0.5]", "expected falling numbers, each once; got [0.25, 0.5]"),
+        ("shrink.macs_shares", "[1.0]", "expected a number in (0, 1); got 1.0"),
         ("dataset.class_names", "[]", "expected 2 to 256 names, label 0 first; got '0 names'"),
         ("dataset.class_names", "[only]", "expected 2 to 256 names, label 0 first; got '1 names'"),
         ("dataset.class_names", "[a, 1]", "expected a list of words; got ['a', 1]"),
@@ -544,7 +565,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/absent\.yaml: not found; run this from the top of the repository$"):
-        load_params(tmp_path / "absent.yaml")
+        load_all(tmp_path / "absent.yaml")
 
 
 @pytest.mark.parametrize(
@@ -562,7 +583,7 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes, messa
     path.write_bytes(content)
 
     with pytest.raises(UserError) as caught:
-        load_params(path)
+        load_all(path)
 
     assert str(caught.value).startswith(f"{path}: no valid YAML: ")
     assert message in str(caught.value)
@@ -573,7 +594,7 @@ def test_a_word_that_is_marked_as_an_integer_is_refused_with_its_line(tmp_path: 
     path.write_text("a: 1\nseed: !!int word")
 
     with pytest.raises(UserError, match=r"params\.yaml: line 2: expected an integer; got 'word'$"):
-        load_params(path)
+        load_all(path)
 
 
 def test_class_names_may_hold_any_letters(tmp_path: Path) -> None:
@@ -704,3 +725,13 @@ def test_modules_that_need_no_tensorflow_do_not_load_it() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_a_section_of_other_stages_does_not_concern_those_that_train(tmp_path: Path) -> None:
+    path = write_edited(tmp_path, {"ship": "{max_loss: much}", "report": "{}"})
+
+    assert load_params(path).seed == committed()["seed"]
+
+
+def test_the_check_of_the_whole_file_refuses_a_section_that_nobody_reads(tmp_path: Path) -> None:
+    assert "prunes: unknown key; did you mean 'prune'?" in refusal(tmp_path, {"prunes": "{}"})

@@ -15,9 +15,15 @@ ROOT = Path(__file__).parents[1]
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODULES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 LIB_MODULES = sorted(path.stem for path in (ROOT / "stages/lib").glob("*.py") if path.stem != "__init__")
-STAGES_ON_TEST_IMAGES = {"evaluate", "prune"}
-STAGES_WITHOUT_TENSORFLOW = sorted({"validate", "download", "prepare", "complexity", "select_model", "compare"})
-OUTPUTS_OUTSIDE_DVC = {"candidates.csv", "candidates.png", "timing.csv", "environment.json", "headline.md", "grid.md"}
+STAGES_ON_TEST_IMAGES = {"evaluate", "prune", "shrink", "export", "ship"}
+STAGES_WITHOUT_TENSORFLOW = sorted(
+    {"validate", "download", "prepare", "complexity", "select_model", "frontier", "ship", "compare"}
+)
+OUTPUTS_OUTSIDE_DVC = {
+    "compare": ("candidates.csv", "candidates.png", "timing.csv", "environment.json", "headline.md", "grid.md"),
+    "frontier": ("latency.csv", "latency.png", "frontier.md", "shrinking.md"),
+    "ship": ("model_card.md",),
+}
 
 
 def list_lib_imports(path: Path, seen: set[str] | None = None) -> set[str]:
@@ -85,7 +91,7 @@ def list_params_reads(path: Path) -> set[str]:
         while isinstance(inner, ast.Attribute):
             names.insert(0, inner.attr)
             inner = inner.value
-        if names and isinstance(inner, ast.Name) and inner.id == "params":
+        if names and isinstance(inner, ast.Name) and inner.id in ("params", "compression"):
             reads.add(".".join(names[:2]))
             return
         for child in ast.iter_child_nodes(node):
@@ -157,10 +163,10 @@ def test_git_ignores_exactly_the_outputs_that_dvc_caches(stage: str) -> None:
         assert ignored == options.get("cache", True), path
 
 
-@pytest.mark.parametrize("name", sorted(OUTPUTS_OUTSIDE_DVC))
-def test_files_with_times_are_in_git_and_no_outputs_of_dvc(name: str) -> None:
-    assert f"data/compare/{name}" not in list_outputs("compare")
-    assert subprocess.run(["git", "check-ignore", "-q", f"data/compare/{name}"], cwd=ROOT).returncode == 1
+@pytest.mark.parametrize(("stage", "name"), [(s, name) for s, names in OUTPUTS_OUTSIDE_DVC.items() for name in names])
+def test_files_with_times_are_in_git_and_no_outputs_of_dvc(stage: str, name: str) -> None:
+    assert f"data/{stage}/{name}" not in list_outputs(stage)
+    assert subprocess.run(["git", "check-ignore", "-q", f"data/{stage}/{name}"], cwd=ROOT).returncode == 1
 
 
 def test_every_plot_template_is_json_with_a_place_for_data() -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from stages.lib.architecture import list_layers
 from stages.lib.checkpoint import Checkpoint
+from stages.lib.compression_params import PruneParams, load_compression_params
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, write_arrays, write_json
 from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.params import PruneParams, load_params
+from stages.lib.params import TrainParams, load_params
 from stages.lib.tf import keras
 
 with warnings.catch_warnings():
@@ -22,25 +23,41 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="distutils Version classes are deprecated", category=DeprecationWarning)
     from stages import prune as stage
     from stages.prune import (
+        build_checkpoints,
         build_schedule,
+        count_nonzero_macs,
         list_layer_zeros,
         list_pruned_layers,
         measure,
         measure_total_sparsity,
-        parse_sparsity,
         prune_model,
+        prune_step_by_step,
+        read_pruned_kernels,
+        wrap_for_pruning,
     )
 
 LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "shift_px": 0, "erase_px": 0}
 LIMITS["horizontal_flip"] = False
 PRUNE = PruneParams(
+    rankings=("uniform", "lamp"),
     sparsities=(0.5, 0.75),
     epochs=2,
     clean_epochs=0,
     ramp_fraction=0.5,
     frequency=2,
-    batch_size=8,
     learning_rate=0.01,
+)
+RECIPE = TrainParams(
+    epochs=2,
+    clean_epochs=0,
+    batch_size=8,
+    optimizer="adam",
+    learning_rate=0.01,
+    schedule="one_cycle",
+    warmup_fraction=0.0,
+    weight_decay=0.0,
+    label_smoothing=0.0,
+    precision="float32",
 )
 
 
@@ -54,6 +71,14 @@ def make_images(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 TRAIN_SET = make_images(64, seed=0)  # 8 steps of 8 images in each epoch
+ARCHITECTURE: dict[str, Any] = {
+    "blocks": [[4, 4]],
+    "residual": False,
+    "global_pool": False,
+    "dense": [8],
+    "batch_norm": ["conv", "dense"],
+    "dropout": 0.2,
+}
 ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and 288
 
 
@@ -61,7 +86,7 @@ ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and
 def dense_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Is the file of an untrained conv, batch norm and dense model with kernels of 36, 144, 288 and 24 weights."""
     path = tmp_path_factory.mktemp("dense") / "model.h5"
-    layers = list_layers(6, 3, [[4, 4]], False, False, dense=[8], batch_norm=["conv", "dense"], dropout=0.2)
+    layers = list_layers(6, 3, **ARCHITECTURE)
     write_model(path, build_model(layers, seed=1))
     return path
 
@@ -78,8 +103,17 @@ def prune_file(
     checkpoint = Checkpoint(path.parent / "checkpoint.npz", "of this test")
     checkpoint.remove()
     keras.backend.clear_session()  # as in a process of its own: Keras numbers the layers that have no name
-    prune = dataclasses.replace(PRUNE, **changes)
-    return prune_model(read_model(path), TRAIN_SET, limits, sparsity, prune, seed, policy, checkpoint)
+    prune, recipe = change(changes)
+    sparsities = {"conv2": sparsity, "dense1": sparsity}
+    return prune_model(read_model(path), TRAIN_SET, limits, sparsities, prune, recipe, seed, policy, checkpoint)
+
+
+def change(changes: dict[str, Any]) -> tuple[PruneParams, TrainParams]:
+    """Changes how the tests prune and fine-tune."""
+    recipe_fields = {field.name for field in dataclasses.fields(RECIPE)}
+    of_recipe = {name: value for name, value in changes.items() if name in recipe_fields}
+    of_prune = {name: value for name, value in changes.items() if name not in recipe_fields}
+    return dataclasses.replace(PRUNE, **of_prune), dataclasses.replace(RECIPE, **of_recipe)
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
@@ -116,7 +150,7 @@ def pruned(dense_path: Path) -> keras.Model:
 def test_the_rise_ends_at_an_update_of_the_mask(
     total_steps: int, ramp_fraction: float, frequency: int, end_step: int
 ) -> None:
-    config = build_schedule(0.8, total_steps, ramp_fraction, frequency).get_config()["config"]
+    config = build_schedule(0.0, 0.8, total_steps, ramp_fraction, frequency).get_config()["config"]
 
     assert (config["begin_step"], config["end_step"], config["frequency"]) == (0, end_step, frequency)
 
@@ -124,7 +158,7 @@ def test_the_rise_ends_at_an_update_of_the_mask(
 @pytest.mark.parametrize("ramp_fraction", [0.01, 0.33, 0.5, 0.77, 0.98])
 @pytest.mark.parametrize("frequency", [1, 3, 7, 10])
 def test_the_last_update_of_the_mask_reaches_the_target(ramp_fraction: float, frequency: int) -> None:
-    schedule = build_schedule(0.8, 97, ramp_fraction, frequency)
+    schedule = build_schedule(0.0, 0.8, 97, ramp_fraction, frequency)
 
     updates = [(should, sparsity) for should, sparsity in map(schedule, range(97)) if should]
 
@@ -142,19 +176,25 @@ def test_a_rise_that_does_not_fit_into_the_steps_is_refused(
         match=f"within {total_steps} steps of fine-tuning, got step {end_step}; "
         "lower prune.ramp_fraction or prune.frequency, or raise prune.epochs",
     ):
-        build_schedule(0.8, total_steps, ramp_fraction, frequency)
+        build_schedule(0.0, 0.8, total_steps, ramp_fraction, frequency)
 
 
 def test_the_sparsity_rises_as_zhu_and_gupta_say() -> None:
     """Their equation 1: s_t = s_f + (s_i - s_f) (1 - (t - t_0) / (n dt))^3, here with s_i = 0 and t_0 = 0."""
-    schedule = build_schedule(0.8, 100, 0.4, 10)
+    schedule = build_schedule(0.0, 0.8, 100, 0.4, 10)
 
     for step in (0, 10, 20, 30, 40):
         assert float(schedule(step)[1]) == pytest.approx(0.8 - 0.8 * (1 - step / 40) ** 3, abs=1e-6)
 
 
+def test_the_sparsity_rises_from_where_it_is() -> None:
+    schedule = build_schedule(0.5, 0.8, 100, 0.4, 10)
+
+    assert [round(float(schedule(step)[1]), 6) for step in (0, 20, 40)] == [0.5, 0.7625, 0.8]  # 0.8 - 0.3 / 8
+
+
 def test_the_mask_is_updated_at_multiples_of_the_frequency_until_the_rise_ends() -> None:
-    schedule = build_schedule(0.8, 100, 0.4, 10)
+    schedule = build_schedule(0.0, 0.8, 100, 0.4, 10)
 
     assert [step for step in range(100) if schedule(step)[0]] == [0, 10, 20, 30, 40]
 
@@ -314,7 +354,7 @@ def test_more_sparsity_never_means_fewer_zeros(dense_path: Path, pruned: keras.M
 
 
 def test_zeros_are_listed_by_layer(pruned: keras.Model) -> None:
-    assert list_layer_zeros(pruned, 0.75) == [
+    assert list_layer_zeros(pruned, {"conv2": 0.75, "dense1": 0.75}) == [
         {"layer": "conv1", "weights": 36, "zeros": 0, "sparsity": "0.000000"},
         {"layer": "conv2", "weights": 144, "zeros": 108, "sparsity": "0.750000"},
         {"layer": "dense1", "weights": 288, "zeros": 216, "sparsity": "0.750000"},
@@ -324,7 +364,83 @@ def test_zeros_are_listed_by_layer(pruned: keras.Model) -> None:
 
 def test_a_kernel_that_misses_the_sparsity_is_an_error(dense_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"conv2: expected a share of zeros of 0\.5, got 0\.0"):
-        list_layer_zeros(read_model(dense_path), 0.5)
+        list_layer_zeros(read_model(dense_path), {"conv2": 0.5})
+
+
+def test_only_the_macs_with_weights_that_are_not_zero_are_counted() -> None:
+    layers = list_layers(4, 3, [[2]], False, False, dense=[], batch_norm=["conv"], dropout=0)
+    rows = [{"layer": "conv1", "weights": 18, "zeros": 9}, {"layer": "logits", "weights": 24, "zeros": 23}]
+
+    # The convolution has 4 x 4 outputs for each of its weights, the dense layer one.
+    assert count_nonzero_macs(layers, rows) == 9 * 16 + 1
+
+
+def climb(path: Path, folder: Path, **changes: Any) -> list[keras.Model]:
+    """Prunes a stored model to one sparsity after the other, and returns a copy of it at each."""
+    keras.backend.clear_session()
+    ranking = changes.pop("ranking", "uniform")
+    prune, recipe = change(changes)
+    checkpoints = [Checkpoint(folder / f"{sparsity}.npz", "of this test") for sparsity in prune.sparsities]
+    model, copies = read_model(path), []
+    for _ in prune_step_by_step(model, TRAIN_SET, LIMITS, ranking, prune, recipe, 7, "float32", checkpoints):
+        copies.append(keras.models.clone_model(model))
+        copies[-1].set_weights(model.get_weights())
+    return copies
+
+
+def test_each_sparsity_starts_from_the_model_of_the_one_before(dense_path: Path, tmp_path: Path) -> None:
+    half, three_quarters = climb(dense_path, tmp_path, frequency=1, learning_rate=1e-30)  # too small to move a weight
+
+    for name in ("conv2", "dense1"):
+        zeros = kernels(half)[name] == 0
+        assert (kernels(three_quarters)[name][zeros] == 0).all()
+        assert zeros.mean() == 0.5
+    assert count_zeros_by_layer(three_quarters) == ZEROS
+
+
+def test_zeros_that_are_there_are_masked_from_the_start(dense_path: Path) -> None:
+    model = prune_file(dense_path, sparsity=0.5)
+    zeros = {name: kernel == 0 for name, kernel in read_pruned_kernels(model).items()}
+    schedules = {name: build_schedule(0.5, 0.75, 100, 1.0, 50) for name in zeros}
+
+    wrapped = wrap_for_pruning(model, schedules, "float32", 7, lambda: keras.backend.constant(0, "int64"))
+
+    for layer in wrapped.layers:
+        if hasattr(layer, "pruning_vars"):
+            _, mask, _ = layer.pruning_vars[0]
+            np.testing.assert_array_equal(mask.numpy() == 0, zeros[layer.layer.name])
+
+
+def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers(dense_path: Path, tmp_path: Path) -> None:
+    zeros = [count_zeros_by_layer(model) for model in climb(dense_path, tmp_path, ranking="lamp")]
+
+    assert [of["conv2"] + of["dense1"] for of in zeros] == [216, 324]  # of 144 and 288
+    assert [of["conv1"] + of["logits"] for of in zeros] == [0, 0]
+    assert zeros[1]["conv2"] != 108
+
+
+def test_a_finished_step_is_taken_from_its_checkpoint(dense_path: Path, tmp_path: Path) -> None:
+    first = climb(dense_path, tmp_path)
+    state = (tmp_path / "0.5.npz").stat().st_mtime_ns
+
+    again = climb(dense_path, tmp_path)
+
+    assert (tmp_path / "0.5.npz").stat().st_mtime_ns == state
+    for before, after in zip(first, again, strict=True):
+        for one, other in zip(before.get_weights(), after.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_label_smoothing_changes_what_is_learned(dense_path: Path, tmp_path: Path) -> None:
+    plain, smooth = (read_bytes_of(prune_file(dense_path, label_smoothing=value), tmp_path) for value in (0.0, 0.1))
+
+    assert plain != smooth
+
+
+def test_the_kernels_that_are_pruned_are_read_by_the_names_of_their_layers(dense_path: Path) -> None:
+    found = read_pruned_kernels(read_model(dense_path))
+
+    assert {name: kernel.shape for name, kernel in found.items()} == {"conv2": (3, 3, 4, 4), "dense1": (36, 8)}
 
 
 def test_the_total_sparsity_weighs_layers_by_their_weights() -> None:
@@ -346,29 +462,21 @@ def test_accuracy_and_size_are_measured_under_a_prefix(tmp_path: Path) -> None:
     assert gzip_size_bytes == len(gzip.compress(content, 9, mtime=0)) < 50
 
 
-def test_a_sparsity_is_taken_as_params_write_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["prune", "0.75"])
-
-    assert parse_sparsity((0.5, 0.75)) == "0.75"
-
-
-def test_an_unknown_sparsity_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["prune", "0.6"])
-
-    with pytest.raises(UserError, match=r"sparsity: unknown name '0\.6'.*known: 0\.5, 0\.75"):
-        parse_sparsity((0.5, 0.75))
-
-
 @pytest.fixture
 def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder in which the stage can prune the dense model to 75 %."""
-    params = dataclasses.replace(load_params(), seed=7, prune=PRUNE)
+    """Is a folder in which the stage can prune the dense model to 50 and 75 %."""
+    params = dataclasses.replace(load_params(), seed=7)
+    params = dataclasses.replace(
+        params, train=RECIPE, dataset=dataclasses.replace(params.dataset, class_names=("a", "b", "c"))
+    )
+    compression = dataclasses.replace(load_compression_params(), prune=PRUNE)
     monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(sys, "argv", ["prune", "0.75"])
+    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    monkeypatch.setattr(sys, "argv", ["prune", "uniform"])
     monkeypatch.chdir(tmp_path)
     Path("data/select_model").mkdir(parents=True)
     Path("data/select_model/model.h5").write_bytes(dense_path.read_bytes())
-    write_json(Path("data/select_model/choice.json"), {"augmentation_limits": LIMITS})
+    write_json(Path("data/select_model/choice.json"), {"architecture": ARCHITECTURE, "augmentation_limits": LIMITS})
     for name, (images, labels) in (("train", TRAIN_SET), ("val", make_images(12, 1)), ("test", make_images(9, 2))):
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     return tmp_path
@@ -377,11 +485,14 @@ def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_stage_writes_a_pruned_model_and_its_numbers(folder: Path, dense_path: Path) -> None:
     stage.main()
 
-    output = folder / "data/prune/0.75"
+    output = folder / "data/prune/uniform/0.75"
     metrics = read_json(output / "metrics.json")
     names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
     assert {path.name for path in output.iterdir()} == {"model.h5", "metrics.json", "layers.csv"}
-    assert list(metrics) == ["sparsity", *names, *[f"dense_{name}" for name in names]]
+    assert {path.name for path in output.parent.iterdir()} == {"0.5", "0.75"}
+    assert list(metrics) == ["sparsity", "nonzero_macs", *names, *[f"dense_{name}" for name in names]]
+    # 36 outputs for each weight of the first two kernels, 9 of them pooled: 36 x (36 + 36) + 72 + 24
+    assert metrics["nonzero_macs"] == 36 * (36 + 36) + 72 + 24
     assert metrics["sparsity"] == round((108 + 216) / (36 + 144 + 288 + 24), 6)
     assert [row["zeros"] for row in read_csv(output / "layers.csv")] == ["0", "108", "216", "0"]
     assert metrics["size_bytes"] == (output / "model.h5").stat().st_size
@@ -393,3 +504,42 @@ def test_the_stage_leaves_the_chosen_model_as_it_is(folder: Path, dense_path: Pa
     stage.main()
 
     assert (folder / "data/select_model/model.h5").read_bytes() == dense_path.read_bytes()
+
+
+def test_the_stage_removes_its_checkpoints_when_all_is_written(folder: Path) -> None:
+    stage.main()
+
+    assert list((folder / "data/checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_same"),
+    [
+        ({}, 2),
+        ({"sparsities": (0.5, 0.8)}, 1),
+        ({"sparsities": (0.4, 0.75)}, 0),
+        ({"rankings": ("uniform",)}, 2),
+        ({"learning_rate": 0.02}, 0),
+        ({"epochs": 3}, 0),
+    ],
+    ids=str,
+)
+def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(
+    folder: Path,  # noqa: ARG001  (the working directory)
+    changes: dict[str, Any],
+    num_same: int,
+) -> None:
+    def list_fingerprints(prune: PruneParams) -> list[str]:
+        names = [f"uniform-{sparsity}" for sparsity in prune.sparsities]
+        return [one.fingerprint for one in build_checkpoints(names, {"model": "third"}, prune, RECIPE, 7, "float32")]
+
+    before, after = list_fingerprints(PRUNE), list_fingerprints(dataclasses.replace(PRUNE, **changes))
+
+    assert [one == other for one, other in zip(before, after, strict=True)] == [n < num_same for n in range(2)]
+
+
+def test_an_unknown_ranking_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  (cwd)
+    monkeypatch.setattr(sys, "argv", ["prune", "lamb"])
+
+    with pytest.raises(UserError, match="ranking: unknown name 'lamb'; did you mean 'lamp'"):
+        stage.main()

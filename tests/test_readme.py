@@ -31,7 +31,9 @@ def test_tables_are_those_that_the_pipeline_wrote() -> None:
     assert [match[1] for match in GENERATED.finditer(text)] == [
         "data/compare/headline.md",
         "data/compare/grid.md",
-        *(f"tests/benchmarks/{name}.md" for name in ("repeats", "training")),
+        "data/frontier/shrinking.md",
+        "data/frontier/frontier.md",
+        *(f"tests/benchmarks/{name}.md" for name in ("compression", "repeats", "training")),
     ]
     assert text == fill(text, read_staged_file), "run `python tests/test_readme.py`"
 

@@ -1,6 +1,7 @@
 """Trainings that are killed: real processes, real kills at random moments, on a crumb of the real data."""
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from pipeline import dvc, edit_params, make_clone
 
 NUM_KILLS = 20
@@ -25,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns a clone with so many epochs that they take longer than the start, and what a run of them gives."""
     folder = tmp_path_factory.mktemp("resume") / "clone"
     make_clone(folder)
-    edit_params(folder, train={"epochs": 20, "batch_size": 64}, prune={"epochs": 20, "batch_size": 64})
+    edit_params(folder, train={"epochs": 20, "batch_size": 64}, prune={"epochs": 10})
     dvc(folder, "repro", "prepare")
     start(folder, *TRAIN).communicate(timeout=120)
     shutil.copytree(folder / "data/train/tiny-strong", folder / "undisturbed")
@@ -34,23 +36,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
     )
 
 
+def hear_ctrl_c() -> None:
+    """Undoes what a shell does to its background jobs, where these tests may run, too: they do not hear Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def compute_checksums(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def wait_for_epoch(process: subprocess.Popen[str], epoch: int) -> None:
-    """Reads what a run prints until it has finished `epoch` or a later one."""
+def wait_for_epoch(process: subprocess.Popen[str], epoch: int, name: str = "") -> None:
+    """Reads what a run prints until it has finished `epoch`, or a later one, of what is called `name`."""
     assert process.stdout is not None
     for line in process.stdout:
-        if (found := re.search(r" epoch (\d+)/", line)) and int(found[1]) >= epoch:
+        if (found := re.search(rf"{re.escape(name)} epoch (\d+)/", line)) and int(found[1]) >= epoch:
             return
-    raise AssertionError(f"the run ended before epoch {epoch}")
+    raise AssertionError(f"the run ended before epoch {epoch} of {name or 'it'}")
 
 
 def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
@@ -155,26 +169,25 @@ def test_a_checkpoint_of_other_params_is_never_resumed_from(
 
 
 def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
-    chosen = folder / "data/select_model"
+    chosen, output = folder / "data/select_model", folder / "data/prune/lamp"
     chosen.mkdir(exist_ok=True)
     shutil.copy(folder / "undisturbed/model.h5", chosen)
-    limits = (
-        '{"augmentation_limits": {"rotation_degrees": 8, "shift_fraction": 0.2, "zoom_fraction": 0.2, '
-        '"shift_px": 0, "erase_px": 0, "horizontal_flip": false}}'
-    )
-    (chosen / "choice.json").write_text(limits)
-    prune = [sys.executable, "-m", "stages.prune", "0.75"]
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    choice = {"architecture": params["models"]["tiny"], "augmentation_limits": params["augmentations"]["strong"]}
+    (chosen / "choice.json").write_text(json.dumps(choice))
+    prune = [sys.executable, "-m", "stages.prune", "lamp"]
     start(folder, *prune).communicate(timeout=120)
-    expected = compute_checksums(folder / "data/prune/0.75")
-    assert len(expected) == 3
-    shutil.rmtree(folder / "data/prune")
+    expected = compute_checksums(output)
+    assert len(expected) == 2 * 3
 
-    for epoch in (1, 7, 15):
+    for name, epoch in (("prune@lamp-0.5", 3), ("prune@lamp-0.75", 1), ("prune@lamp-0.75", 6)):
+        shutil.rmtree(output, ignore_errors=True)  # as dvc does before it runs a stage again
         process = start(folder, *prune)
-        wait_for_epoch(process, epoch)
+        wait_for_epoch(process, epoch, name)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    shutil.rmtree(output)
     printed, _ = start(folder, *prune).communicate(timeout=120)
 
-    assert "goes on after epoch" in printed
-    assert compute_checksums(folder / "data/prune/0.75") == expected
+    assert "prune@lamp-0.75: goes on after epoch" in printed
+    assert compute_checksums(output) == expected

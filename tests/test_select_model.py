@@ -11,9 +11,11 @@ from matplotlib import pyplot as plt
 from stages import select_model as stage
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, write_bytes, write_json
-from stages.lib.params import AugmentationParams, SelectModelParams, StudyParams, load_params
+from stages.lib.params import AugmentationParams, ModelParams, SelectModelParams, StudyParams, load_params
 from stages.lib.plots import COLORS
 from stages.select_model import Candidate, describe_choice, explain, plot_comparison, select_candidate
+
+SMALL = ModelParams(((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
 
 
 def candidate(
@@ -152,13 +154,23 @@ def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
     assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007)
 
 
-def test_the_choice_holds_the_limits_that_later_stages_fine_tune_with() -> None:
-    choice = describe_choice(candidate(0.9, augmentation="mild"), AugmentationParams(8, 0.02, 0.2, 0, 0, False), "why")
+def test_the_choice_holds_the_architecture_and_the_limits_that_later_stages_go_on_with() -> None:
+    augmentation = AugmentationParams(8, 0.02, 0.2, 0, 0, False)
+
+    choice = describe_choice(candidate(0.9, augmentation="mild"), SMALL, augmentation, "why")
 
     assert choice == {
         "model": "a",
         "augmentation": "mild",
         "reason": "why",
+        "architecture": {
+            "blocks": ((4,),),
+            "residual": False,
+            "global_pool": True,
+            "dense": (),
+            "batch_norm": ("conv",),
+            "dropout": 0.1,
+        },
         "augmentation_limits": {
             "rotation_degrees": 8,
             "shift_fraction": 0.02,
@@ -223,6 +235,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     augmentations = {"none": AugmentationParams(0, 0, 0, 0, 0, False), "flip": AugmentationParams(0, 0, 0, 0, 0, True)}
     params = dataclasses.replace(
         load_params(),
+        models={"small": SMALL, "large": SMALL},
         study=StudyParams(("small", "large"), ("none", "flip")),
         augmentations=augmentations,
         select_model=SelectModelParams(0.002),
@@ -330,5 +343,5 @@ def test_the_choice_is_readable_json(folder: Path) -> None:
     stage.main()
 
     text = (folder / "data/select_model/choice.json").read_text()
-    assert list(json.loads(text)) == ["model", "augmentation", "reason", "augmentation_limits"]
+    assert list(json.loads(text)) == ["model", "augmentation", "reason", "architecture", "augmentation_limits"]
     assert text.endswith("}\n")

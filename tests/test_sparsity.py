@@ -3,7 +3,15 @@ import zlib
 import numpy as np
 import pytest
 
-from stages.lib.sparsity import compute_gzip_size_bytes, compute_sparsity, count_zeros, has_sparsity
+from stages.lib.sparsity import (
+    allocate_by_lamp,
+    allocate_uniformly,
+    compute_gzip_size_bytes,
+    compute_lamp_scores,
+    compute_sparsity,
+    count_zeros,
+    has_sparsity,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,66 @@ def test_zeros_make_weights_compress_better() -> None:
     weights[np.abs(weights) < 1] = 0
 
     assert compute_gzip_size_bytes(weights.tobytes()) < 0.6 * dense_size_bytes
+
+
+def test_a_lamp_score_is_the_square_over_those_that_are_not_smaller() -> None:
+    scores = compute_lamp_scores(np.array([[1.0, -3.0], [2.0, 0.0]]))
+
+    np.testing.assert_allclose(scores, [[1 / 14, 1.0], [4 / 13, 0.0]])
+
+
+def test_lamp_scores_equal_their_formula_weight_by_weight() -> None:
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
+    squares = kernel.ravel().astype(np.float64) ** 2
+
+    expected = [square / squares[squares >= square].sum() for square in squares]
+
+    np.testing.assert_allclose(compute_lamp_scores(kernel).ravel(), expected)
+
+
+def test_of_equal_weights_each_comes_with_those_after_it() -> None:
+    np.testing.assert_allclose(compute_lamp_scores(np.ones(4)), [1 / 4, 1 / 3, 1 / 2, 1])
+
+
+def test_lamp_scores_of_a_kernel_of_zeros_are_zero() -> None:
+    assert compute_lamp_scores(np.zeros((2, 2), np.float32)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_lamp_scores_do_not_depend_on_the_scale_of_a_kernel() -> None:
+    kernel = np.random.default_rng(0).normal(size=50)
+
+    np.testing.assert_allclose(compute_lamp_scores(1000 * kernel), compute_lamp_scores(kernel))
+
+
+def test_uniform_gives_each_kernel_the_same_share() -> None:
+    assert allocate_uniformly({"a": np.ones(4), "b": np.ones(100)}, 0.7) == {"a": 0.7, "b": 0.7}
+
+
+def test_lamp_prunes_the_least_scores_of_all_kernels_together() -> None:
+    # Scores of a: 1/4, 1/3, 1/2, 1; of b: 0.01 / 1.21, 0.2 / 1.2 (twice 0.1), 1.
+    kernels = {"a": np.array([1.0, 1.0, 1.0, 1.0]), "b": np.array([1.0, 0.1, np.sqrt(0.2)])}
+
+    assert allocate_by_lamp(kernels, 2 / 7) == {"a": 0, "b": 2 / 3}
+    assert allocate_by_lamp(kernels, 4 / 7) == {"a": 0.5, "b": 2 / 3}
+
+
+@pytest.mark.parametrize("sparsity", [0.01, 0.5, 0.9, 0.98])
+def test_lamp_prunes_the_share_that_it_is_asked_for(sparsity: float) -> None:
+    rng = np.random.default_rng(1)
+    kernels = {name: rng.normal(size=size) for name, size in (("a", 100), ("b", 1000), ("c", 7))}
+
+    shares = allocate_by_lamp(kernels, sparsity)
+
+    assert sum(round(shares[name] * kernel.size) for name, kernel in kernels.items()) == round(sparsity * 1107)
+
+
+def test_lamp_leaves_at_least_a_weight_in_each_kernel() -> None:
+    kernels = {"tiny": np.array([1e-9, 1e-9]), "large": np.random.default_rng(2).normal(size=998)}
+
+    assert allocate_by_lamp(kernels, 0.998) == {"tiny": 0.5, "large": 997 / 998}
+
+
+def test_lamp_takes_the_zeros_that_are_there_first() -> None:
+    kernels = {"a": np.array([0.0, 0.0, 0.0, 5.0]), "b": np.array([1e-6, 1e-7, 1e-6, 1e-6])}
+
+    assert allocate_by_lamp(kernels, 3 / 8) == {"a": 0.75, "b": 0}

@@ -13,11 +13,12 @@ from stages.lib.checkpoint import Checkpoint
 from stages.lib.cluster import Cluster
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, write_arrays
-from stages.lib.model import predict_logits, read_model, to_network_input, write_model
+from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
 from stages.lib.muon import Muon
 from stages.lib.params import AugmentationParams, ModelParams, TrainParams, load_params
 from stages.lib.tf import keras, tf
-from stages.train import History, OneCycle, build_optimizer, describe_run, measure, train_model
+from stages.lib.training import History, OneCycle, build_optimizer, train_model
+from stages.train import describe_run, measure
 
 NONE = AugmentationParams(0, 0, 0, 0, 0, False)
 TRAIN = TrainParams(
@@ -66,6 +67,18 @@ def train_tiny(
     checkpoint = Checkpoint(folder / "checkpoint.npz", "of this test")
     checkpoint.remove()
     return train_model(*data, folder / "history.csv", checkpoint, Cluster())
+
+
+def test_a_training_starts_from_the_weights_that_it_is_given(tmp_path: Path) -> None:
+    initial = build_model(tiny_layers(), seed=99)
+    train = dataclasses.replace(TRAIN, epochs=1, learning_rate=1e-30)  # too small to move a weight
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "of this test")
+    how = (NONE, train, 7, "float32", tmp_path / "history.csv", checkpoint, Cluster(), initial.get_weights())
+
+    trained = train_model(TRAIN_SET, VAL_SET, tiny_layers(), *how)
+
+    for name in ("conv1", "dense1", "logits"):
+        np.testing.assert_array_equal(trained.get_layer(name).kernel.numpy(), initial.get_layer(name).kernel.numpy())
 
 
 def read_bytes_of(model: keras.Model, folder: Path) -> bytes:

@@ -86,9 +86,18 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone."""
-    with replacing(path) as temporary:
-        np.savez(temporary, allow_pickle=False, **arrays)
+    """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone.
+
+    Not with `np.savez`: it writes an archive of unknown size, whose headers differ between versions of Python.
+
+    Raises:
+        ValueError: if an array holds Python objects.
+    """
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # dated 1980, as ZIP begins
 
 
 def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:

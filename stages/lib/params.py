@@ -1,13 +1,15 @@
-"""Reads params.yaml whole and strictly: every value is checked before any stage does work. The only reader of YAML.
+"""Reads params.yaml strictly: every value is checked before any stage does work. The only reader of YAML.
 
 `load_params` refuses unknown and missing keys, wrong types (nothing is coerced, but an integer may stand for a float),
-values out of range, unknown names and architectures that cannot be built.
+values out of range, unknown names and architectures that cannot be built. It reads the sections that training depends
+on; those of the stages after it have a module of their own, so that a new key there retrains nothing.
 """
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -121,21 +123,8 @@ class SelectModelParams:
 
 
 @dataclass(frozen=True)
-class PruneParams:
-    """How the chosen model is pruned; units and reasons are in params.yaml."""
-
-    sparsities: tuple[float, ...]
-    epochs: int
-    clean_epochs: int
-    ramp_fraction: float
-    frequency: int
-    batch_size: int
-    learning_rate: float
-
-
-@dataclass(frozen=True)
 class Params:
-    """All of params.yaml, checked."""
+    """The sections of params.yaml that decide what is trained and how it is measured, checked."""
 
     seed: int
     dataset: DatasetParams
@@ -148,19 +137,38 @@ class Params:
     train: TrainParams
     evaluate: EvaluateParams
     select_model: SelectModelParams
-    prune: PruneParams
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Reads and checks the whole of `path`.
+    """Reads and checks the sections of `path` that `Params` holds.
 
     Raises:
-        UserError: if anything is wrong; the message names the key, what was expected, what was found, and the nearest
-            known name where one is close.
+        UserError: if anything in them is wrong; the message names the key, what was expected, what was found, and the
+            nearest known name where one is close.
+    """
+    with reading(path) as root:
+        return _read_params(root)
+
+
+def check_section_names(known: Sequence[str], path: Path = Path("params.yaml")) -> None:
+    """Checks that `path` has the sections `known` and no other.
+
+    Raises:
+        UserError: if not; the message names the first one that is missing or unknown.
+    """
+    with reading(path) as root:
+        Section("", root, known)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Any]:
+    """Yields the content of a YAML 1.2 file, and names the file in the errors of the block.
+
+    Raises:
+        UserError: as the block does, or if the file is missing or no YAML.
     """
     try:
-        root = yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)  # noqa: S506  (derives from SafeLoader)
-        return _read_params(root)
+        yield yaml.load(path.read_text(encoding="utf-8"), Loader=_Yaml12Loader)  # noqa: S506  (derives from SafeLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run this from the top of the repository") from None
     except UserError as error:
@@ -209,15 +217,15 @@ _Yaml12Loader.add_constructor("tag:yaml.org,2002:int", _read_integer)
 
 
 def _read_params(root: Any) -> Params:
-    sections = _Section("", root, list(Params.__dataclass_fields__))
+    sections = Section("", root, [field.name for field in fields(Params)], is_closed=False)
     dataset = _read_dataset(sections.section("dataset", DatasetParams))
     models = {
-        name: _read_model(_Section(f"models.{name}", value, list(ModelParams.__dataclass_fields__)), dataset)
+        name: _read_model(Section(f"models.{name}", value, [field.name for field in fields(ModelParams)]), dataset)
         for name, value in sections.named("models").items()
     }
     augmentations = {
         name: _read_augmentation(
-            _Section(f"augmentations.{name}", value, list(AugmentationParams.__dataclass_fields__))
+            Section(f"augmentations.{name}", value, [field.name for field in fields(AugmentationParams)])
         )
         for name, value in sections.named("augmentations").items()
     }
@@ -241,22 +249,21 @@ def _read_params(root: Any) -> Params:
         select_model=SelectModelParams(
             sections.section("select_model", SelectModelParams).number("tolerance", "[0, 1)")
         ),
-        prune=_read_prune(sections.section("prune", PruneParams)),
     )
 
 
-def _read_dataset(section: "_Section") -> DatasetParams:
+def _read_dataset(section: "Section") -> DatasetParams:
     class_names = tuple(section.words("class_names"))
     if not 2 <= len(class_names) <= 256:
         raise section.error("class_names", "2 to 256 names, label 0 first", f"{len(class_names)} names")
-    files = _Section("dataset.files", section.values["files"], list(IDX_FILES))
+    files = Section("dataset.files", section.values["files"], list(IDX_FILES))
     for name in IDX_FILES:
         if not isinstance(files.values[name], str) or not re.fullmatch("[0-9a-f]{64}", files.values[name]):
             raise files.error(name, "the SHA-256 of the decompressed file, 64 hexadecimal digits", files.values[name])
     return DatasetParams(section.integer("image_size_px", 1, 1024), class_names, dict(files.values))
 
 
-def _read_sources(section: "_Section") -> tuple[str, ...]:
+def _read_sources(section: "Section") -> tuple[str, ...]:
     sources = section.words("sources")
     for source in sources:
         if not re.fullmatch(r"https?://[^/\s]+\S*|apt:[a-z0-9][a-z0-9+.-]+|folder:.+", source):
@@ -266,7 +273,7 @@ def _read_sources(section: "_Section") -> tuple[str, ...]:
     return tuple(sources)
 
 
-def _read_model(section: "_Section", dataset: DatasetParams) -> ModelParams:
+def _read_model(section: "Section", dataset: DatasetParams) -> ModelParams:
     blocks = section.values["blocks"]
     if not isinstance(blocks, list) or not all(isinstance(block, list) and block for block in blocks):
         raise section.error("blocks", "a list of lists of filters, such as [[32, 64], [64]]", blocks)
@@ -294,7 +301,7 @@ def _read_model(section: "_Section", dataset: DatasetParams) -> ModelParams:
     return model
 
 
-def _read_augmentation(section: "_Section") -> AugmentationParams:
+def _read_augmentation(section: "Section") -> AugmentationParams:
     return AugmentationParams(
         rotation_degrees=section.number("rotation_degrees", "[0, 180]"),
         shift_fraction=section.number("shift_fraction", "[0, 1]"),
@@ -305,7 +312,7 @@ def _read_augmentation(section: "_Section") -> AugmentationParams:
     )
 
 
-def _read_train(section: "_Section") -> TrainParams:
+def _read_train(section: "Section") -> TrainParams:
     epochs = section.integer("epochs", 1, 100_000)
     train = TrainParams(
         epochs=epochs,
@@ -326,33 +333,22 @@ def _read_train(section: "_Section") -> TrainParams:
     return train
 
 
-def _read_prune(section: "_Section") -> PruneParams:
-    sparsities = section.values["sparsities"]
-    if not isinstance(sparsities, list) or not sparsities:
-        raise section.error("sparsities", "a list of numbers in (0, 1)", sparsities)
-    if len(set(sparsities)) != len(sparsities):
-        raise section.error("sparsities", "each entry once", sparsities)
-    epochs = section.integer("epochs", 1, 100_000)
-    return PruneParams(
-        sparsities=tuple(section.check_number("sparsities", sparsity, "(0, 1)") for sparsity in sparsities),
-        epochs=epochs,
-        clean_epochs=section.integer("clean_epochs", 0, epochs - 1),
-        ramp_fraction=section.number("ramp_fraction", "(0, 1]"),
-        frequency=section.integer("frequency", 1, 1_000_000),
-        batch_size=section.integer("batch_size", 1, 1_000_000),
-        learning_rate=section.number("learning_rate", "(0, 100]"),
-    )
+class Section:
+    """One mapping of params.yaml; its methods read one value each, and check it.
 
+    Args:
+        where: the key of the mapping, with dots; "" for the whole file.
+        values: the mapping.
+        known: keys that it must have.
+        is_closed: whether it may have no others.
+    """
 
-class _Section:
-    """One mapping of params.yaml with exactly the keys `known`; its methods read one value each, and check it."""
-
-    def __init__(self, where: str, values: Any, known: list[str]) -> None:
+    def __init__(self, where: str, values: Any, known: Sequence[str], is_closed: bool = True) -> None:
         self.where = where
         if not isinstance(values, dict):
             raise UserError(f"{where or 'the file'}: expected a section with {', '.join(known)}; got {values!r}")
         for key in values:
-            if key not in known:
+            if is_closed and key not in known:
                 raise UserError(f"{self.key(key)}: unknown key; {_nearest(key, known)}")
         for key in known:
             if key not in values:
@@ -362,13 +358,16 @@ class _Section:
         self.values: dict[str, Any] = values
 
     def key(self, name: object) -> str:
+        """Returns the key `name` of this section as the file's reader would look for it, with dots."""
         return f"{self.where}.{name}" if self.where else str(name)
 
     def error(self, name: str, expected: str, got: object) -> UserError:
+        """Builds the error for a value that is not what was expected."""
         return UserError(f"{self.key(name)}: expected {expected}; got {got!r}")
 
-    def section(self, name: str, fields_of: type) -> "_Section":
-        return _Section(self.key(name), self.values[name], list(fields_of.__dataclass_fields__))  # type: ignore[attr-defined]
+    def section(self, name: str, fields_of: Any) -> "Section":
+        """Returns the section `name`, which holds the fields of a dataclass."""
+        return Section(self.key(name), self.values[name], [field.name for field in fields(fields_of)])
 
     def named(self, name: str) -> dict[str, Any]:
         """Reads a mapping from names of the user's own choice; a name becomes part of stage names and paths."""
@@ -381,20 +380,24 @@ class _Section:
         return values
 
     def integer(self, name: str, low: int, high: int) -> int:
+        """Reads an integer from `low` to `high`."""
         value = self.values[name]
         if type(value) is not int or not low <= value <= high:
             raise self.error(name, f"an integer from {low} to {high}", value)
         return value
 
     def counts(self, name: str, values: Any) -> list[int]:
+        """Checks that `values`, a part of the value of `name`, are a list of counts, each at least 1."""
         if not isinstance(values, list) or not all(type(value) is int and 1 <= value <= 1_000_000 for value in values):
             raise self.error(name, "a list of integers from 1 to 1000000", values)
         return values
 
     def number(self, name: str, interval: str) -> float:
+        """Reads a number within `interval`, written as in mathematics: `(0, 1]`."""
         return self.check_number(name, self.values[name], interval)
 
     def check_number(self, name: str, value: Any, interval: str) -> float:
+        """Checks that `value`, a part of the value of `name`, is a number within `interval`."""
         low, high = (float(bound) for bound in interval[1:-1].split(","))
         if type(value) not in (int, float) or not (
             (value > low or (value == low and interval[0] == "["))
@@ -404,11 +407,13 @@ class _Section:
         return float(value)
 
     def boolean(self, name: str) -> bool:
+        """Reads true or false."""
         if type(self.values[name]) is not bool:
             raise self.error(name, "true or false", self.values[name])
         return bool(self.values[name])
 
     def words(self, name: str) -> list[str]:
+        """Reads a list of different words."""
         values = self.values[name]
         if not isinstance(values, list) or not all(isinstance(value, str) and value for value in values):
             raise self.error(name, "a list of words", values)
@@ -417,12 +422,14 @@ class _Section:
         return values
 
     def choice(self, name: str, known: Iterable[str]) -> str:
+        """Reads one of the `known` words."""
         value = self.values[name]
         if value not in known:
             raise UserError(f"{self.key(name)}: unknown value {value!r}; {_nearest(value, known)}")
         return str(value)
 
     def names(self, name: str, known: Iterable[str], at_least: int = 1) -> tuple[str, ...]:
+        """Reads a list of different words, each one of `known`."""
         values = self.words(name)
         for value in values:
             if value not in known:

@@ -27,24 +27,32 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def format_headline(chosen: dict[str, Any], pruned: Sequence[dict[str, Any]]) -> str:
-    """Writes the first table of the README: what the study chose, what was chosen here, and that one pruned."""
+def format_headline(chosen: dict[str, Any], dense: dict[str, Any], shipped: dict[str, Any]) -> str:
+    """Writes the first table of the README: what the study chose, what was chosen here, and the file that is shipped.
+
+    Args:
+        chosen: the chosen candidate: model, augmentation, test_accuracy, macs, parameters.
+        dense: size_bytes and gzip_size_bytes of its model file.
+        shipped: data/ship/model.json.
+    """
     published = f"{100 * STUDY_TEST_ACCURACY['third', 'strong']:.2f} %"
-    key = f"{chosen['model']}-{chosen['augmentation']}"
-    rows = [["third-strong, the study's choice as published", published, "", "", "", "", ""]]
+    files = [
+        (f"{chosen['model']}-{chosen['augmentation']}, chosen on validation", chosen | dense),
+        (f"{shipped['name']}, {shipped['precision']}, shipped", shipped),
+    ]
+    rows = [["third-strong, the study's choice as published", published, "", "", "", ""]]
     rows += [
         [
-            f"{key}, {'pruned' if row['sparsity'] else 'chosen on validation'}",
+            name,
             f"{100 * row['test_accuracy']:.2f} %",
-            f"{100 * row['sparsity']:.0f} %",
-            f"{chosen['parameters']:,}",
-            f"{chosen['macs']:,}",
+            f"{row['parameters']:,}",
+            f"{row['macs']:,}",
             f"{row['size_bytes'] / 1000:,.0f} kB",
             f"{row['gzip_size_bytes'] / 1000:,.0f} kB",
         ]
-        for row in pruned
+        for name, row in files
     ]
-    return format_table(["model", "test accuracy", "zeros", "parameters", "MACs", "file", "gzipped"], rows)
+    return format_table(["model", "test accuracy", "parameters", "MACs", "file", "gzipped"], rows)
 
 
 def format_grid(candidates: Sequence[dict[str, Any]]) -> str:
@@ -70,18 +78,24 @@ def format_grid(candidates: Sequence[dict[str, Any]]) -> str:
 
 
 def format_environment(environment: dict[str, Any], timing: Sequence[dict[str, Any]], seed: int) -> str:
-    """Writes in two sentences with what the results were made, and what that took.
+    """Writes in a few sentences with what the results were made, what that took, and which stages took most of it.
 
     Args:
         environment: what training wrote of the chosen model: date, cpu, num_cpus, policy, versions.
-        timing: rows with seconds and peak_memory_mib of each stage.
+        timing: rows with seconds and peak_memory_mib of each stage; those of one matrix are added up.
         seed: of the run.
     """
     not_versions = ("date", "cpu", "num_cpus", "policy", "seconds", "images_per_second")
     versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in not_versions)
+    seconds_of: dict[str, float] = {}
+    for row in timing:
+        name = row["stage"].partition("@")[0]
+        seconds_of[name] = seconds_of.get(name, 0.0) + row["seconds"]
+    longest = [(name, s) for name, s in sorted(seconds_of.items(), key=lambda item: -item[1]) if s >= 60]
+    shares = f" ({', '.join(f'`{name}` {seconds / 60:.1f}' for name, seconds in longest)})" if longest else ""
     minutes, peak_mib = sum(row["seconds"] for row in timing) / 60, max(row["peak_memory_mib"] for row in timing)
     return (
         f"One run with seed {seed}, {environment['date']}; {versions}.\n"
         f"On {environment['num_cpus']} cores ({environment['cpu']}), trained in {environment['policy']}, "
-        f"all stages took {minutes:.1f} minutes together; the largest held {peak_mib:,} MiB of memory.\n"
+        f"all stages took {minutes:.1f} minutes together{shares}; the largest held {peak_mib:,} MiB of memory.\n"
     )

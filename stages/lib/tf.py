@@ -11,8 +11,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # no lines about drivers of 
 
 
 @contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Holds back what native code prints while TensorFlow loads, which no log level stops; shows it on failure."""
+def quiet_stderr() -> Iterator[None]:
+    """Holds back what native code prints within the block, which no log level stops; shows it on failure."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -28,7 +28,7 @@ def _quiet_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-with _quiet_stderr():
+with quiet_stderr():
     import tensorflow as tf
     import tf_keras as keras
 
@@ -37,4 +37,4 @@ if tf.config.list_physical_devices("GPU"):
     # Some GPU kernels add up in the order in which threads finish. CPU kernels do not, and would become slower.
     tf.config.experimental.enable_op_determinism()
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "quiet_stderr", "tf"]

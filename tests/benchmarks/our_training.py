@@ -20,8 +20,9 @@ def main() -> None:
     from stages.lib.hardware import choose_policy
     from stages.lib.params import load_params
     from stages.lib.tf import keras
+    from stages.lib.training import VAL_BATCH_SIZE, build_compiled_model
     from stages.lib.workers import build_strategy
-    from stages.train import SOURCES, VAL_BATCH_SIZE, build_compiled_model
+    from stages.train import SOURCES
 
     task, params = read_task(), load_params()
     clock = Clock(task["seconds"])

@@ -1,0 +1,98 @@
+"""Runs LiteRT files (.tflite), float32 or int8 throughout, on images as they are stored. No TensorFlow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+from stages.lib.errors import UserError
+
+
+def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpreter:
+    """Reads a LiteRT file and makes it ready for batches of exactly `batch_size` images.
+
+    Raises:
+        UserError: if the file is missing, no model, or not one from (N, size, size, 1) images to (N, classes) logits,
+            each float32 or quantized int8.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+    try:
+        interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+        _check_signature(interpreter.get_input_details(), interpreter.get_output_details())
+        (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+        interpreter.resize_tensor_input(given["index"], [batch_size, *given["shape"][1:]])
+        interpreter.allocate_tensors()
+        num_results = interpreter.get_tensor(found["index"]).shape[0]
+        if num_results != batch_size:
+            raise ValueError(f"expected a result for each of {batch_size} images, got {num_results}")
+    except (ValueError, RuntimeError) as error:  # the runtime raises either
+        message = " ".join(str(error).split())
+        raise UserError(f"{path}: no LiteRT model of this project: {message}; run `dvc repro` to make it") from error
+    return interpreter
+
+
+def _check_signature(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+    def is_known(tensor: Mapping[str, Any]) -> bool:
+        scale, _ = tensor["quantization"]  # 0 without one
+        return tensor["dtype"] is np.float32 or (tensor["dtype"] is np.int8 and scale > 0)
+
+    shapes = [tuple(tensor["shape"].tolist()) for tensor in (*inputs, *outputs)]
+    if len(inputs) == len(outputs) == 1 and all(map(is_known, (*inputs, *outputs))):
+        images, logits = shapes
+        if len(images) == 4 and images[1] == images[2] and images[3] == 1 and len(logits) == 2:
+            return
+    types = [tensor["dtype"].__name__ for tensor in (*inputs, *outputs)]
+    described = [f"{type_} {shape}" for type_, shape in zip(types, shapes, strict=True)]
+    raise ValueError(
+        "expected one input (N, size, size, 1) and one output (N, classes), each float32 or int8 with a scale; "
+        f"got inputs {', '.join(described[: len(inputs)])} and outputs {', '.join(described[len(inputs) :])}"
+    )
+
+
+def quantize(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """Maps real numbers to the nearest int8 that stands for them: x / scale + zero_point, clipped to [-128, 127].
+
+    >>> quantize(np.array([0.0, 0.5, 9.0]), scale=0.25, zero_point=-3).tolist()
+    [-3, -1, 33]
+    """
+    return np.clip(np.rint(x / scale) + zero_point, -128, 127).astype(np.int8)
+
+
+def dequantize(quantized: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
+    """Maps int8 to the float32 numbers that they stand for: (quantized - zero_point) * scale."""
+    return (quantized.astype(np.float32) - zero_point) * np.float32(scale)
+
+
+def set_images(interpreter: Interpreter, images: np.ndarray) -> None:
+    """Hands a full batch of (N, size, size) uint8 images to a model, scaled to [0, 1] and in the type that it takes."""
+    (given,) = interpreter.get_input_details()
+    values = np.arange(256, dtype=np.float32) / 255  # of each pixel there can be; looking them up is fast
+    if given["dtype"] is np.int8:
+        values = quantize(values, *given["quantization"])
+    interpreter.set_tensor(given["index"], values[images][..., np.newaxis])
+
+
+def get_logits(interpreter: Interpreter) -> np.ndarray:
+    """Returns what the model made of the last batch, (N, classes) float32."""
+    (found,) = interpreter.get_output_details()
+    logits = interpreter.get_tensor(found["index"])
+    return dequantize(logits, *found["quantization"]) if found["dtype"] is np.int8 else logits
+
+
+def predict_logits(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
+    """Runs a model of `read_interpreter` on (N, size, size) uint8 images, N >= 1; returns (N, classes) float32 logits.
+
+    The last batch is filled up with black images, whose logits are dropped.
+    """
+    (given,) = interpreter.get_input_details()
+    batch_size = given["shape"][0]
+    logits = []
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        set_images(interpreter, np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0)]))
+        interpreter.invoke()
+        logits.append(get_logits(interpreter)[: len(batch)])
+    return np.concatenate(logits)

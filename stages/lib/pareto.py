@@ -1,0 +1,24 @@
+"""Which models are worth their cost? Finds those that no other beats. No TensorFlow."""
+
+from collections.abc import Sequence
+
+
+def find_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[bool]:
+    """Tells of each model whether it is on the front: no other is at least as good in both, and better in one.
+
+    Models that are equal in both do not beat each other: either all of them are on the front, or none.
+
+    Args:
+        costs: of each model; lower is better.
+        accuracies: of each model, in the same order; higher is better.
+
+    >>> find_front([1, 2, 3], [0.8, 0.9, 0.9])
+    [True, True, False]
+    """
+    models = list(zip(costs, accuracies, strict=True))
+    return [not any(_beats(other, model) for other in models) for model in models]
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    (cost, accuracy), (other_cost, other_accuracy) = one, other
+    return cost <= other_cost and accuracy >= other_accuracy and one != other

@@ -1,0 +1,133 @@
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.lib.architecture import list_layers
+from stages.lib.convert import convert_to_float32, convert_to_int8
+from stages.lib.litert import predict_logits as predict_logits_of_file
+from stages.lib.litert import read_interpreter
+from stages.lib.model import build_model, predict_logits, to_network_input
+from stages.lib.params import load_params
+from stages.lib.tf import keras
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
+SCRIPT = """
+import hashlib
+import numpy as np
+from stages.lib.architecture import list_layers
+from stages.lib.convert import convert_to_float32, convert_to_int8
+from stages.lib.model import build_model
+images = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
+model = build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
+for content in (convert_to_float32(model), convert_to_int8(model, images)):
+    print(hashlib.sha256(content).hexdigest())
+"""
+
+
+def build_plain() -> keras.Model:
+    """Builds a model with every kind of layer that a stack may have, and statistics that are not the initial ones."""
+    model = build_model(list_layers(6, 3, [[4], [8]], False, False, [8], ["conv", "flatten", "dense"], 0.2), seed=1)
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weights.shape) for weights in layer.get_weights()])
+    return model
+
+
+def build_residual() -> keras.Model:
+    return build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
+
+
+def run_file(content: bytes, folder: Path) -> np.ndarray:
+    path = folder / "model.tflite"
+    path.write_bytes(content)
+    return predict_logits_of_file(read_interpreter(path, 10, 1), IMAGES)
+
+
+@pytest.mark.parametrize("build", [build_plain, build_residual])
+def test_a_float32_file_gives_the_logits_of_the_keras_model(build: Callable[[], keras.Model], tmp_path: Path) -> None:
+    model = build()
+
+    logits = run_file(convert_to_float32(model), tmp_path)
+
+    assert np.allclose(logits, predict_logits(model, to_network_input(IMAGES)), atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [build_plain, build_residual])
+def test_an_int8_file_gives_nearly_the_logits_of_the_keras_model(
+    build: Callable[[], keras.Model], tmp_path: Path
+) -> None:
+    model = build()
+    exact = predict_logits(model, to_network_input(IMAGES))
+
+    logits = run_file(convert_to_int8(model, IMAGES), tmp_path)
+
+    error = np.abs(logits - exact).max()
+    assert 0 < error < 0.05 * (exact.max() - exact.min())
+
+
+@pytest.mark.parametrize("build", [build_plain, build_residual])
+def test_no_tensor_of_an_int8_file_is_real(build: Callable[[], keras.Model], tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert_to_int8(build(), IMAGES))
+
+    interpreter = read_interpreter(path, 1, 1)
+
+    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+    types = {tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    assert (given["dtype"], found["dtype"]) == (np.int8, np.int8)
+    assert types <= {np.int8, np.int32}  # int32: biases and shapes
+
+
+def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "model.tflite"
+    path.write_bytes(convert_to_int8(build_plain(), IMAGES // 5))  # at most 51/255 = 0.2
+
+    (given,) = read_interpreter(path, 1, 1).get_input_details()
+
+    assert given["quantization"] == (pytest.approx(0.2 / 255), -128)
+
+
+def test_the_fifth_model_of_params_converts(tmp_path: Path) -> None:
+    layers = list_layers(8, 3, **asdict(load_params().models["fifth"]))
+
+    content = convert_to_int8(build_model(layers, seed=1), np.pad(IMAGES, [(0, 0), (1, 1), (1, 1)])[:5])
+
+    (tmp_path / "model.tflite").write_bytes(content)
+    assert read_interpreter(tmp_path / "model.tflite", 1, 1).get_output_details()[0]["dtype"] is np.int8
+
+
+def test_the_bytes_are_the_same_in_every_process_whatever_it_did_before() -> None:
+    build_plain()  # counts up what names of layers and functions are made from
+    model = build_residual()
+    convert_to_float32(model)
+
+    contents = convert_to_float32(model), convert_to_int8(model, IMAGES)
+
+    elsewhere = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
+    assert [hashlib.sha256(content).hexdigest() for content in contents] == elsewhere.split()
+
+
+def test_a_conversion_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    model = build_plain()
+
+    convert_to_float32(model)
+    convert_to_int8(model, IMAGES)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_model_is_left_as_it_is() -> None:
+    model = build_plain()
+    before = model.get_weights()
+
+    convert_to_float32(model)
+    convert_to_int8(model, IMAGES)
+
+    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))

@@ -1,0 +1,343 @@
+import dataclasses
+import gzip
+import os
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stages import export as stage
+from stages.export import check_loss, list_folders, measure_accuracy_of_file, sample_images
+from stages.lib.architecture import list_layers
+from stages.lib.compression_params import CompressionParams, ExportParams, load_compression_params
+from stages.lib.convert import convert_to_int8
+from stages.lib.errors import UserError
+from stages.lib.files import read_json, write_arrays, write_json
+from stages.lib.hardware import read_cpu_name
+from stages.lib.litert import read_interpreter
+from stages.lib.metrics import compute_accuracy
+from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params import StudyParams, load_params
+
+STUDY = StudyParams(models=("tiny", "thin"), augmentations=("none", "flip"))
+LATENCY = {"runtime": "a runtime", "num_threads": 1}
+NUM_IMAGES = {"train": 50, "val": 33, "test": 27}
+
+
+def make_images(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (num_images, 6, 6), np.uint8), rng.integers(0, 3, num_images, np.uint8)
+
+
+SPLITS = {name: make_images(num_images, seed) for seed, (name, num_images) in enumerate(NUM_IMAGES.items())}
+
+
+@pytest.fixture
+def compression() -> CompressionParams:
+    loaded = load_compression_params()
+    return dataclasses.replace(
+        loaded,
+        prune=dataclasses.replace(loaded.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9)),
+        shrink=dataclasses.replace(loaded.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5, 0.25)),
+        export=ExportParams(calibration_images=20, max_loss_float32=1.0, max_loss_int8=1.0),
+    )
+
+
+@pytest.fixture
+def folder(compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder in which the stage can export two models of train; `tiny` was chosen, with flip."""
+    params = dataclasses.replace(load_params(), study=STUDY, seed=7)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    monkeypatch.setattr(stage, "measure_in_fresh_process", lambda _: LATENCY)
+    monkeypatch.setattr(sys, "argv", ["export", "train"])
+    write_json(Path("data/select_model/choice.json"), {"model": "tiny", "augmentation": "flip"})
+    for name, (images, labels) in SPLITS.items():
+        write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
+    for seed, model in enumerate(STUDY.models):
+        layers = list_layers(6, 3, [[4]], False, False, [], ["conv"], 0)
+        write_model(Path(f"data/train/{model}-flip/model.h5"), build_model(layers, seed))
+    return tmp_path
+
+
+# Which models
+
+
+@pytest.mark.usefixtures("folder")
+def test_of_train_the_models_of_the_study_are_exported_with_the_chosen_augmentation(
+    compression: CompressionParams,
+) -> None:
+    assert list_folders("train", STUDY, compression.prune, compression.shrink) == ["tiny-flip", "thin-flip"]
+
+
+@pytest.mark.parametrize(
+    ("source", "folders"),
+    [
+        ("prune", ["uniform/0.5", "uniform/0.9", "lamp/0.5", "lamp/0.9"]),
+        ("shrink", ["magnitude/0.5", "magnitude/0.25", "scratch/0.5", "scratch/0.25"]),
+    ],
+)
+def test_of_the_others_every_rung_of_every_way_is_exported_whatever_was_chosen(
+    source: str, folders: list[str], compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where there is no choice
+
+    assert list_folders(source, STUDY, compression.prune, compression.shrink) == folders
+
+
+# Representative images
+
+
+def test_the_sample_has_as_many_different_images_as_asked_for() -> None:
+    images = np.arange(50)
+
+    sample = sample_images(images, 20, seed=1)
+
+    assert len(set(sample.tolist())) == 20
+    assert set(sample.tolist()) < set(range(50))
+
+
+def test_the_sample_depends_on_the_seed_alone() -> None:
+    images = np.arange(50)
+
+    assert np.array_equal(sample_images(images, 20, 1), sample_images(images, 20, 1))
+    assert not np.array_equal(sample_images(images, 20, 1), sample_images(images, 20, 2))
+
+
+def test_a_sample_of_more_than_there_are_has_them_all() -> None:
+    assert sorted(sample_images(np.arange(5), 20, seed=1).tolist()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("folder")
+def test_representative_images_are_a_sample_of_the_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def note(model: object, images: np.ndarray) -> bytes:
+        seen.append(images)
+        return convert_to_int8(model, images)
+
+    monkeypatch.setattr(stage, "convert_to_int8", note)
+
+    stage.main()
+
+    training_images = {image.tobytes() for image in SPLITS["train"][0]}
+    assert [len(images) for images in seen] == [20, 20]
+    assert {image.tobytes() for images in seen for image in images} < training_images
+    assert np.array_equal(seen[0], sample_images(SPLITS["train"][0], 20, seed=7))
+    assert np.array_equal(seen[0], seen[1])
+
+
+# The cost of a conversion
+
+
+@pytest.mark.parametrize(
+    ("keras_val_accuracy", "val_accuracy", "max_loss"),
+    [(0.9, 0.9, 0.0), (0.9, 0.95, 0.0), (0.94, 0.92, 0.02), (0.902, 0.8995, 0.0025), (0.5, 0.0, 0.5)],
+)
+def test_a_loss_up_to_the_limit_is_accepted(keras_val_accuracy: float, val_accuracy: float, max_loss: float) -> None:
+    check_loss(Path("int8.tflite"), keras_val_accuracy, val_accuracy, max_loss)
+
+
+def test_one_image_beyond_the_limit_is_refused() -> None:
+    check_loss(Path("int8.tflite"), 11_000 / 12_000, 10_760 / 12_000, 0.02)
+
+    with pytest.raises(UserError):
+        check_loss(Path("int8.tflite"), 11_000 / 12_000, 10_759 / 12_000, 0.02)
+
+
+def test_a_refusal_names_file_limit_loss_and_remedy() -> None:
+    with pytest.raises(UserError) as error:
+        check_loss(Path("data/export/train/tiny-flip/int8.tflite"), 0.9, 0.85, 0.02)
+
+    assert str(error.value) == (
+        "data/export/train/tiny-flip/int8.tflite: expected the conversion to cost at most 0.02 of validation accuracy "
+        "(export.max_loss_int8 in params.yaml), got 0.0500: 0.9000 fell to 0.8500; raise that limit if this is good "
+        "enough, or export.calibration_images"
+    )
+
+
+def test_more_images_are_no_remedy_for_float32() -> None:
+    with pytest.raises(UserError, match=r"export\.max_loss_float32.*raise that limit if this is good enough$"):
+        check_loss(Path("float32.tflite"), 0.9, 0.8, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("precision", "written"), [("float32", {"float32.tflite"}), ("int8", {"float32.tflite", "int8.tflite"})]
+)
+def test_a_conversion_that_costs_too_much_ends_the_stage_before_anything_is_written_of_it(
+    folder: Path,
+    compression: CompressionParams,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    written: set[str],
+) -> None:
+    limits = {"max_loss_float32": 1.0, "max_loss_int8": 1.0} | {f"max_loss_{precision}": 0.1}
+    strict = dataclasses.replace(compression, export=ExportParams(20, **limits))
+    monkeypatch.setattr(stage, "load_compression_params", lambda: strict)
+    monkeypatch.setattr(
+        stage,
+        "measure_accuracy_of_file",
+        lambda path, *split: -1.0 if path.stem == precision else measure_accuracy_of_file(path, *split),
+    )
+
+    with pytest.raises(
+        UserError, match=rf"tiny-flip/{precision}\.tflite: expected the conversion to cost at most 0\.1"
+    ):
+        stage.main()
+
+    assert {path.name for path in folder.glob("data/export/train/*/*")} == written
+    assert not (folder / "data/timing").exists()
+
+
+# The stage
+
+
+def test_the_stage_writes_two_files_and_their_worth_for_each_model(folder: Path) -> None:
+    stage.main()
+
+    output = folder / "data/export/train"
+    names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
+    assert {path.name for path in output.iterdir()} == {"tiny-flip", "thin-flip"}
+    for path in output.iterdir():
+        assert {file.name for file in path.iterdir()} == {"float32.tflite", "int8.tflite", "metrics.json"}
+        metrics = read_json(path / "metrics.json")
+        keys = [f"{precision}_{name}" for precision in ("float32", "int8") for name in names]
+        assert list(metrics) == ["keras_val_accuracy", *keys]
+        for precision in ("float32", "int8"):
+            content = (path / f"{precision}.tflite").read_bytes()
+            assert metrics[f"{precision}_size_bytes"] == len(content)
+            assert metrics[f"{precision}_gzip_size_bytes"] == len(gzip.compress(content, 9, mtime=0))
+
+
+def measure_with_keras(path: Path, split: str) -> float:
+    images, labels = SPLITS[split]
+    return compute_accuracy(labels, predict_logits(read_model(path), to_network_input(images)).argmax(axis=1))
+
+
+def test_accuracies_are_those_of_the_files_on_whole_splits(folder: Path) -> None:
+    stage.main()
+
+    source, output = folder / "data/train/tiny-flip/model.h5", folder / "data/export/train/tiny-flip"
+    metrics = read_json(output / "metrics.json")
+    assert metrics["keras_val_accuracy"] == measure_with_keras(source, "val")
+    assert metrics["float32_val_accuracy"] == measure_with_keras(source, "val")
+    assert metrics["float32_test_accuracy"] == measure_with_keras(source, "test")
+    assert metrics["int8_val_accuracy"] == measure_accuracy_of_file(output / "int8.tflite", *SPLITS["val"])
+    assert metrics["int8_test_accuracy"] == measure_accuracy_of_file(output / "int8.tflite", *SPLITS["test"])
+
+
+def test_an_accuracy_counts_every_image_once_on_all_cpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def note(path: Path, batch_size: int, num_threads: int) -> Any:
+        threads.append(num_threads)
+        return read_interpreter(path, batch_size, num_threads)
+
+    monkeypatch.setattr(stage, "read_interpreter", note)
+    stage.main()
+    path = folder / "data/export/train/tiny-flip/float32.tflite"
+    images, _ = SPLITS["val"]
+    right = predict_logits(read_model(folder / "data/train/tiny-flip/model.h5"), to_network_input(images)).argmax(
+        axis=1
+    )
+
+    assert measure_accuracy_of_file(path, images, right) == 1.0
+    assert measure_accuracy_of_file(path, images, np.r_[right[:-1], (right[-1] + 1) % 3]) == 32 / 33
+    assert set(threads) == {len(os.sched_getaffinity(0))}
+
+
+def test_each_file_is_timed_after_its_model_is_written_and_is_identified(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = []
+
+    def time(path: Path) -> Mapping[str, Any]:
+        assert (path.parent / "metrics.json").exists()
+        timed.append(f"{path.parent.name}-{path.stem}")
+        return LATENCY | {"order": len(timed)}
+
+    monkeypatch.setattr(stage, "measure_in_fresh_process", time)
+
+    stage.main()
+
+    assert timed == ["tiny-flip-float32", "tiny-flip-int8", "thin-flip-float32", "thin-flip-int8"]
+    for order, name in enumerate(timed, start=1):
+        model, _, precision = name.rpartition("-")
+        content = (folder / "data/export/train" / model / f"{precision}.tflite").read_bytes()
+        assert read_json(folder / f"data/timing/latency/train/{name}.json") == {
+            "sha256": sha256(content).hexdigest(),
+            "cpu": read_cpu_name(),
+            **LATENCY,
+            "order": order,
+        }
+
+
+def test_folders_of_two_levels_become_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "prune"])
+    for name in ("uniform/0.5", "uniform/0.9", "lamp/0.5", "lamp/0.9"):
+        write_model(folder / "data/prune" / name / "model.h5", read_model(folder / "data/train/tiny-flip/model.h5"))
+
+    stage.main()
+
+    names = {"uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"}
+    assert {path.name for path in (folder / "data/export/prune").iterdir()} == names
+    assert {path.name for path in (folder / "data/timing/latency/prune").iterdir()} == {
+        f"{name}-{precision}.json" for name in names for precision in ("float32", "int8")
+    }
+
+
+def test_the_same_model_gives_the_same_bytes(folder: Path) -> None:
+    def read_all() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.glob("data/export/*/*/*")}
+
+    stage.main()
+    first = read_all()
+    stage.main()
+
+    assert len(first) == 6
+    assert read_all() == first
+
+
+def test_a_line_is_printed_for_each_model_and_no_bar_where_there_is_no_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.main()
+
+    shown = capsys.readouterr()
+    metrics = read_json(folder / "data/export/train/tiny-flip/metrics.json")
+    keras, float32, int8 = (metrics[f"{name}_val_accuracy"] for name in ("keras", "float32", "int8"))
+    assert shown.out.splitlines()[0] == (
+        f"data/export/train/tiny-flip: validation accuracy keras {keras:.4f}, float32 {float32:.4f}, int8 {int8:.4f}"
+    )
+    assert len(shown.out.splitlines()) == 2
+    assert shown.err == ""
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_terminal_gets_a_bar_over_the_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+
+    stage.main()
+
+    assert "export train:  50%|" in capsys.readouterr().err
+
+
+def test_an_unknown_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", "shrnk"])
+
+    with pytest.raises(UserError, match=r"source: unknown name 'shrnk'; did you mean 'shrink'\?"):
+        stage.main()
+
+
+def test_a_missing_model_is_refused(folder: Path) -> None:
+    (folder / "data/train/thin-flip/model.h5").unlink()
+
+    with pytest.raises(UserError, match=r"data/train/thin-flip/model\.h5: not found"):
+        stage.main()

@@ -1,0 +1,490 @@
+import io
+import os
+import stat
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFilter
+
+from stages.lib.errors import UserError
+from stages.lib.photo import (
+    FORMATS,
+    find_box,
+    measure_distance,
+    pad_to_square,
+    prepare_photo,
+    read_photo,
+    read_prepared,
+    resize,
+    sharpen,
+)
+
+ROOT = Path(__file__).parents[1]
+WHITE, BLACK, NAVY, RED = (255, 255, 255), (0, 0, 0), (20, 30, 90), (190, 40, 50)
+T_SHIRT = [(22, 15), (26, 17), (34, 17), (38, 15), (52, 22), (48, 33), (42, 30), (42, 65), (18, 65), (18, 30), (12, 33)]
+TROUSERS = [(20, 10), (40, 10), (43, 72), (33, 72), (30, 25), (27, 72), (17, 72)]
+
+
+def draw(
+    garment: list[tuple[int, int]], background: tuple[int, ...] = WHITE, color: tuple[int, ...] = NAVY, scale: int = 5
+) -> np.ndarray:
+    """Draws a garment whose corners are (x, y) in a field of 60 x 80, with soft edges."""
+    image = Image.new("RGB", (60 * scale, 80 * scale), background)
+    ImageDraw.Draw(image).polygon([(x * scale, y * scale) for x, y in garment], fill=color)
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
+
+
+def make_rectangle(
+    size: tuple[int, int], box: tuple[int, int, int, int], background: int = 255, level: int = 0
+) -> np.ndarray:
+    """Makes a (height, width, 3) photo of one rectangle (top, bottom, left, right)."""
+    photo = np.full((*size, 3), background, np.uint8)
+    photo[box[0] : box[1], box[2] : box[3]] = level
+    return photo
+
+
+def make_dataset_image(max_level: int = 255) -> np.ndarray:
+    """Makes a 28 x 28 image as the data set has them: a garment of many levels, 20 px wide, on 0."""
+    image = np.zeros((28, 28), np.uint8)
+    image[:, 4:24] = np.random.default_rng(3).integers(1, max_level + 1, (28, 20))
+    image[7, 9] = max_level
+    return image
+
+
+def as_photo(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def save(path: Path, image: Image.Image | np.ndarray, **options: Any) -> Path:
+    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(path, **options)
+    return path
+
+
+def correlate(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])
+
+
+# Like the data set
+
+
+def test_an_image_of_the_data_set_is_left_as_it_is() -> None:
+    image = make_dataset_image()
+
+    np.testing.assert_array_equal(prepare_photo(as_photo(image), 28), image)
+
+
+def test_an_image_of_the_data_set_is_left_as_it_is_when_it_was_negated() -> None:
+    image = make_dataset_image()
+
+    np.testing.assert_array_equal(prepare_photo(as_photo(255 - image), 28), image)
+
+
+def test_an_image_of_the_data_set_survives_being_blown_up_on_white() -> None:
+    image = np.asarray(Image.fromarray(make_dataset_image()).filter(ImageFilter.GaussianBlur(1)))
+    image = (image * (255 / image.max())).astype(np.uint8)
+    large = np.full((800, 600), 255, np.uint8)
+    large[100:548, 60:508] = 255 - np.asarray(Image.fromarray(image).resize((448, 448), Image.Resampling.BICUBIC))
+
+    prepared = prepare_photo(as_photo(large)[::2, ::2], 28)
+
+    assert correlate(prepared, image) > 0.95
+
+
+@pytest.mark.parametrize("garment", [T_SHIRT, TROUSERS])
+@pytest.mark.parametrize(
+    ("background", "color"),
+    [(WHITE, RED), (BLACK, WHITE), ((250, 242, 228), NAVY), ((128, 128, 128), WHITE), ((128, 128, 128), BLACK)],
+)
+def test_a_garment_looks_the_same_on_any_background(
+    garment: list[tuple[int, int]], background: tuple[int, ...], color: tuple[int, ...]
+) -> None:
+    on_white = prepare_photo(draw(garment), 28)
+
+    assert correlate(prepare_photo(draw(garment, background, color), 28), on_white) > 0.98
+
+
+def test_the_background_is_0_and_the_strongest_pixel_255() -> None:
+    prepared = prepare_photo(draw(TROUSERS, color=(180, 190, 200)), 28)
+
+    assert prepared.dtype == np.uint8
+    assert prepared.shape == (28, 28)
+    assert (prepared[:, :5].max(), prepared[:, 23:].max(), prepared.max()) == (0, 0, 255)
+
+
+def test_trousers_are_as_tall_as_the_image_centred_and_have_two_legs() -> None:
+    prepared = prepare_photo(draw(TROUSERS), 28)
+    columns = np.flatnonzero(prepared.max(axis=0) > 100)
+
+    assert (prepared.max(axis=1) > 100).all()
+    assert abs(columns[0] - (27 - columns[-1])) <= 1
+    assert columns[-1] - columns[0] + 1 == pytest.approx(28 * 26 / 62, abs=1)
+    assert prepared[25, 13] < 30 < 100 < min(prepared[25, 9], prepared[25, 18])
+
+
+def test_a_garment_of_the_same_grey_as_the_background_is_seen_by_its_colour() -> None:
+    photo = make_rectangle((100, 100), (20, 80, 40, 60), background=76)
+    photo[20:50, 40:60] = (254, 0, 0)  # grey 76 as well
+
+    prepared = prepare_photo(photo, 28)
+
+    assert prepared[2:12, 11:17].min() > 150
+    assert prepared[:, :8].max() == 0
+
+
+def test_sharp_edges_do_not_dim_what_is_as_dark_as_can_be() -> None:
+    prepared = prepare_photo(draw(T_SHIRT, color=BLACK), 28)
+
+    assert prepared[10:24, 11:17].min() == 255
+
+
+def test_outlines_are_sharpened() -> None:
+    prepared = prepare_photo(draw(T_SHIRT), 28)
+
+    assert prepared[14, 14] < 225
+    assert prepared[12:20, 10:18].max() < prepared[14].max() > 240
+
+
+@pytest.mark.parametrize(("background", "garment"), [(255, 55), (0, 200), (100, 255)])
+def test_texture_keeps_its_contrast(background: int, garment: int) -> None:
+    photo = make_rectangle((224, 224), (0, 224, 56, 168), background, garment)
+    photo[112:, 56:168] = (background + garment) // 2
+
+    prepared = prepare_photo(photo, 28).astype(float)
+
+    assert prepared[20, 14] / prepared[8, 14] == pytest.approx(0.5, abs=0.01)
+
+
+# Background and noise
+
+
+def test_the_distance_from_white_is_the_negative_in_grey() -> None:
+    photo = make_rectangle((9, 9), (3, 6, 3, 6))
+    photo[4, 4] = (255, 0, 0)
+
+    distance, intensity, limit = measure_distance(photo)
+
+    assert (distance[3, 3], distance[4, 4], distance[0, 0]) == (255, 255, 0)
+    assert intensity[4, 4] == pytest.approx(255 - 0.299 * 255)
+    assert intensity[3, 3] == limit == pytest.approx(255)
+
+
+def test_the_background_is_the_commonest_colour_of_the_frame_where_the_garment_touches_it() -> None:
+    distance, _, _ = measure_distance(make_rectangle((10, 10), (2, 10, 3, 7)))
+
+    assert (distance > 0).sum() == 8 * 4
+    assert distance[9, 3] == 255
+
+
+def test_noise_of_the_background_becomes_0() -> None:
+    noise = np.random.default_rng(0).normal(0, 3, (200, 160, 3))
+    photo = (make_rectangle((200, 160), (50, 150, 60, 100), 230, 40) + noise).round().astype(np.uint8)
+
+    distance, _, _ = measure_distance(photo)
+
+    assert find_box(distance) == (50, 150, 60, 100)
+    assert (distance[:50] > 0).mean() < 0.01
+
+
+def test_a_background_that_grows_darker_is_cut_off() -> None:
+    photo = make_rectangle((200, 160), (50, 150, 60, 100), 255, 20).astype(int)
+    photo[..., :] -= np.where(photo > 100, np.linspace(0, 40, 200).round().astype(int)[:, np.newaxis, np.newaxis], 0)
+
+    assert find_box(measure_distance(photo.astype(np.uint8))[0]) == (50, 150, 60, 100)
+
+
+@pytest.mark.parametrize(("level", "found"), [(242, False), (243, False), (241, True)])
+def test_what_is_within_5_percent_of_the_background_is_cut_off(level: int, found: bool) -> None:
+    photo = make_rectangle((20, 20), (2, 18, 2, 18), 255, 200)
+    photo[10, 1] = level + 1  # 12, 11 or 13 from 255: the limit is 12.75
+
+    assert find_box(measure_distance(photo)[0])[2] == (1 if found else 2)
+
+
+def test_the_box_goes_from_the_first_row_to_after_the_last() -> None:
+    distance = np.zeros((5, 6))
+    distance[1, 4] = distance[3, 2] = 13
+
+    assert find_box(distance) == (1, 4, 2, 5)
+
+
+@pytest.mark.parametrize("color", [WHITE, BLACK, (128, 20, 200)])
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (300, 200)])
+def test_a_photo_of_one_colour_is_refused(color: tuple[int, ...], size: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match="found nothing that stands out from it"):
+        prepare_photo(np.full((*size, 3), color, np.uint8), 28)
+
+
+def test_a_speck_is_refused() -> None:
+    with pytest.raises(UserError, match=r"found only a speck of 2 x 3 of 200 x 100 pixels.*photograph it from nearer"):
+        prepare_photo(make_rectangle((100, 200), (50, 53, 70, 72)), 28)
+
+
+def test_the_smallest_garment_is_a_28th_of_the_photo() -> None:
+    assert prepare_photo(make_rectangle((224, 224), (50, 58, 70, 78)), 28).shape == (28, 28)
+    with pytest.raises(UserError, match="a speck of 7 x 7"):
+        prepare_photo(make_rectangle((224, 224), (50, 57, 70, 77)), 28)
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("shape", "resized"),
+    [((56, 28), (28, 14)), ((10, 20), (14, 28)), ((300, 1), (28, 1)), ((28, 28), (28, 28)), ((7, 7), (28, 28))],
+)
+def test_resizing_keeps_the_aspect_ratio_and_fits_the_longest_edge(
+    shape: tuple[int, int], resized: tuple[int, int]
+) -> None:
+    result = resize(np.full(shape, 7.5), 28)
+
+    assert result.shape == resized
+    np.testing.assert_allclose(result, 7.5, rtol=1e-6)
+
+
+def test_sharpening_leaves_a_plain_area_as_it_is() -> None:
+    np.testing.assert_allclose(sharpen(np.full((3, 4), 80.0)), 80)
+
+
+def test_sharpening_spreads_a_point_as_the_kernel_of_imagemagick() -> None:
+    # 3 x 3 Gaussian of deviation 1: 1, e^-0.5, e^-1; sum 4.8976. Centre 2 x 4.8976, all divided by 4.8976 + 1.
+    point = np.zeros((5, 5))
+    point[2, 2] = 1
+
+    np.testing.assert_allclose(
+        sharpen(point)[1:4, 1:4],
+        [[-0.06238, -0.10284, -0.06238], [-0.10284, 1.66088, -0.10284], [-0.06238, -0.10284, -0.06238]],
+        atol=1e-5,
+    )
+
+
+def test_an_odd_margin_goes_below_or_right() -> None:
+    assert pad_to_square(np.array([[1], [2]]), 4).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]
+
+
+# Files
+
+
+@pytest.mark.parametrize("suffix", ["avif", "bmp", "gif", "jpg", "png", "ppm", "tiff", "webp"])
+def test_every_format_is_read(tmp_path: Path, suffix: str) -> None:
+    photo = draw(T_SHIRT)[::2, ::2]
+
+    read = read_photo(save(tmp_path / f"x.{suffix}", photo))
+
+    assert read.dtype == np.uint8
+    assert read.shape == photo.shape
+    assert np.abs(read.astype(int) - photo).mean() < 3
+
+
+def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
+    assert read_photo(save(tmp_path / "x.txt", draw(T_SHIRT), format="PNG")).shape == (224, 168, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+def test_every_mode_gives_the_same_picture(tmp_path: Path, mode: str) -> None:
+    grey = Image.fromarray(draw(T_SHIRT, color=BLACK)).convert("L")
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    elif mode == "PA":
+        image = grey.convert("P").convert("PA")
+    else:
+        image = grey.convert(mode)
+    path = save(tmp_path / ("x.png" if mode in ("1", "LA", "P", "RGBA", "I;16") else "x.tiff"), image)
+
+    assert correlate(read_prepared(path, 28), prepare_photo(np.asarray(grey.convert("RGB")), 28)) > 0.99
+
+
+def test_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
+    levels = np.full((10, 10), 65535, np.uint16)
+    levels[5] = 32768
+
+    assert np.unique(read_photo(save(tmp_path / "x.png", levels))).tolist() == [128, 255]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    if mode == "P":
+        image = Image.new("P", (6, 6), 1)
+        image.putpalette([9, 9, 9, 0, 0, 0])
+        image.putpixel((0, 0), 0)
+        path = save(tmp_path / "x.png", image, transparency=1)
+    else:
+        image = Image.new(mode, (6, 6), 0)
+        image.putpixel((0, 0), (9, 9, 9, 255)[-len(mode) :])
+        path = save(tmp_path / "x.png", image)
+
+    photo = read_photo(path)
+
+    assert (photo[0, 0].tolist(), photo[3, 3].tolist()) == ([9, 9, 9], [255, 255, 255])
+
+
+@pytest.mark.parametrize(("orientation", "dark"), [(1, (0, 0)), (3, (-1, -1)), (6, (0, -1)), (8, (-1, 0))])
+def test_a_photo_is_turned_as_the_camera_was(tmp_path: Path, orientation: int, dark: tuple[int, int]) -> None:
+    photo = make_rectangle((40, 80), (0, 10, 0, 10))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+
+    read = read_photo(save(tmp_path / "x.jpg", photo, exif=exif))
+
+    assert read.shape == ((80, 40, 3) if orientation > 4 else (40, 80, 3))
+    assert read[dark].max() < 30
+
+
+def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("L", (8, 8), level) for level in (40, 200)]
+    path = save(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])
+
+    assert np.unique(read_photo(path)).tolist() == [40]
+
+
+@pytest.mark.parametrize(("size", "read"), [((2000, 500), (56, 224)), ((500, 3000), (224, 37)), ((30, 20), (20, 30))])
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_large_photo_is_reduced_to_a_longest_edge_of_224(
+    tmp_path: Path, size: tuple[int, int], read: tuple[int, int], suffix: str
+) -> None:
+    assert read_photo(save(tmp_path / f"x.{suffix}", Image.new("RGB", size))).shape == (*read, 3)
+
+
+def test_a_large_jpeg_takes_less_time_than_to_unpack_it(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.jpg", Image.fromarray(draw(T_SHIRT)).resize((4500, 6000)))
+    started = time.process_time()
+    with Image.open(path) as image:
+        image.load()
+    unpacked = time.process_time()
+
+    read_photo(path)
+
+    assert time.process_time() - unpacked < (unpacked - started) / 1.5
+
+
+def encode(photo: np.ndarray, name: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, name)
+    return file.getvalue()
+
+
+def encode_float(level: float) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((4, 4), level, np.float32)).save(file, "TIFF")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "found an empty file"),
+        (b"no picture", "found another file"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "found another file"),
+        (encode(draw(T_SHIRT), "PNG")[:20], "found "),
+        (encode(draw(T_SHIRT), "PNG")[:500], "found a damaged one ("),
+        (encode(draw(T_SHIRT), "JPEG")[:900], "found a damaged one ("),
+        (encode(draw(T_SHIRT), "GIF")[:900], "found a damaged one ("),
+        (encode(draw(T_SHIRT), "TIFF")[:900], "found "),
+        (encode(draw(T_SHIRT), "WEBP")[:300], "found "),
+        (encode_float(float("nan")), "found a damaged one (levels that are no finite numbers)"),
+    ],
+    ids=["empty", "text", "program", "png header", "png", "jpeg", "gif", "tiff", "webp", "no numbers"],
+)
+def test_a_file_that_is_no_whole_image_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+
+    with pytest.raises(UserError) as caught:
+        read_prepared(path, 28)
+
+    assert str(caught.value).startswith(f"{path}: expected an image in one of {', '.join(FORMATS)}, {found}")
+    assert str(caught.value).endswith("; give a photo saved as one of them")
+
+
+def test_damage_anywhere_is_refused_or_read_and_never_a_fault(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "x"
+    for name in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP"):
+        content = encode(draw(T_SHIRT)[::4, ::4], name)
+        for _ in range(40):
+            damaged = bytearray(content)
+            for index in rng.integers(0, min(len(content), 400), 3):
+                damaged[index] = rng.integers(256)
+            path.write_bytes(damaged)
+            try:
+                assert read_prepared(path, 28).shape == (28, 28)
+            except UserError as error:
+                assert str(error).startswith(f"{path}: expected ")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "below a file", "pipe"])
+def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "folder":
+        path.mkdir()
+    if kind == "below a file":
+        path.write_bytes(b"")
+        path /= "y"
+    if kind == "pipe":
+        os.mkfifo(path)
+
+    with pytest.raises(UserError) as caught:
+        read_prepared(path, 28)
+
+    found = {
+        "missing": "none: No such file or directory",
+        "folder": "a folder",
+        "below a file": "none: Not a directory",
+        "pipe": "no regular file",
+    }[kind]
+    assert str(caught.value).startswith(f"{path}: expected an image in one of ")
+    assert f", found {found}; give a photo" in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.png", draw(T_SHIRT))
+    path.chmod(stat.S_IWUSR)
+    if os.access(path, os.R_OK):  # the superuser may read all
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(Image, "open", refuse)
+
+    with pytest.raises(UserError, match=r"x\.png: expected .*, found none: Permission denied; give a photo"):
+        read_prepared(path, 28)
+
+
+def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "x.png", Image.new("1", (30, 21)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 314)
+
+    with pytest.raises(UserError, match=r"x\.png: expected at most 628 pixels, found more; make the photo smaller"):
+        read_prepared(path, 28)
+
+
+def test_a_photo_that_is_large_but_not_refused_gives_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path / "x.png", Image.new("1", (30, 20)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 314)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_photo(path)
+
+    assert caught == []
+
+
+def test_a_refusal_of_what_the_photo_shows_names_the_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "wall.png", Image.new("RGB", (50, 50), RED))
+
+    with pytest.raises(UserError, match=r"wall\.png: expected a garment on a plain background, found nothing that"):
+        read_prepared(path, 28)
+
+
+def test_neither_tensorflow_nor_matplotlib_is_loaded() -> None:
+    code = "import sys, stages.lib.photo; print([n for n in ('tensorflow', 'matplotlib') if n in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert result.stdout == "[]\n"
