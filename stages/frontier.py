@@ -60,7 +60,7 @@ LEADERBOARD = (  # name, parameters (the first's is a bound), test accuracy
 )
 LEADERBOARD_SOURCE = "README of github.com/zalandoresearch/fashion-mnist, not verified by its authors"
 SHOWN_POINTS = 8  # percent points below the best test accuracy of ours; worse models are in the table only
-LABEL_DISTANCES = (6, 14, 22)  # printer's points between a marker and its label; the near ones are tried first
+LABEL_DISTANCES = (6, 14, 22, 34, 48)  # printer's points between a marker and its label; the near ones are tried first
 LABEL_SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, 1), (1, -1), (-1, -1))  # to the right, up
 
 Point = tuple[float, float, Mapping[str, Any]]

@@ -227,11 +227,11 @@ def build_checkpoints(
 ) -> list[Checkpoint]:
     """Builds a checkpoint for each sparsity; it belongs to that one and all before it, from which it starts."""
     inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
-    how = asdict(prune) | {"rankings": (), "sparsities": ()}
+    how = asdict(prune) | {"rankings": (), "sparsities": (), "epochs": ()}
     return [
         Checkpoint(
             CHECKPOINTS / f"prune@{name}.npz",
-            compute_fingerprint([names[:number], choice, how, recipe, seed, policy], inputs),
+            compute_fingerprint([names[:number], prune.epochs[:number], choice, how, recipe, seed, policy], inputs),
         )
         for number, name in enumerate(names, start=1)
     ]
@@ -249,10 +249,12 @@ def prune_step_by_step(
     checkpoints: Sequence[Checkpoint],
 ) -> Iterator[list[dict[str, Any]]]:
     """Prunes a float32 model in place to one sparsity after the other; yields the zeros of its layers at each."""
-    for step, (sparsity, checkpoint) in enumerate(zip(prune.sparsities, checkpoints, strict=True), start=1):
+    steps = zip(prune.sparsities, prune.epochs, checkpoints, strict=True)
+    for step, (sparsity, epochs, checkpoint) in enumerate(steps, start=1):
         sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), sparsity)
+        how = replace(recipe, epochs=epochs)
         # Another seed for each: the batches of the training, whose seed is `seed`, would come again.
-        prune_model(model, train_set, augmentation_limits, sparsities, prune, recipe, seed + step, policy, checkpoint)
+        prune_model(model, train_set, augmentation_limits, sparsities, prune, how, seed + step, policy, checkpoint)
         yield list_layer_zeros(model, sparsities)
 
 
@@ -301,8 +303,8 @@ def main() -> None:
     params, compression, choice = load_params(), load_compression_params(), read_json(CHOSEN / "choice.json")
     prune, policy = compression.prune, choose_policy(params.train.precision)
     (ranking,) = parse_names(__doc__, ranking=prune.rankings)
-    fine_tuning = {name: getattr(prune, name) for name in ("epochs", "clean_epochs", "learning_rate")}
-    recipe, names = replace(params.train, **fine_tuning), [f"{ranking}-{sparsity}" for sparsity in prune.sparsities]
+    recipe = replace(params.train, clean_epochs=prune.clean_epochs, learning_rate=prune.learning_rate)
+    names = [f"{ranking}-{sparsity}" for sparsity in prune.sparsities]
     checkpoints = build_checkpoints(names, choice, prune, recipe, params.seed, policy)
     train_set, val, test = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
     layers = list_layers(train_set[0].shape[1], len(params.dataset.class_names), **choice["architecture"])

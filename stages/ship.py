@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from stages.lib.card import format_card
-from stages.lib.compression_params import CompressionParams, ShrinkParams, load_compression_params
+from stages.lib.compression_params import CompressionParams, PruneParams, ShrinkParams, load_compression_params
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, read_split, write_bytes, write_json
 from stages.lib.litert import predict_logits, quantize, read_interpreter
@@ -229,6 +229,13 @@ def count_scratch_epochs(name: str, epochs: int, shrink: ShrinkParams) -> int:
     return epochs + (shares.index(name) + 1) * shrink.epochs if name in shares else 0
 
 
+def count_prune_epochs(name: str, prune: PruneParams) -> int:
+    """Counts the epochs of all steps up to the one that pruned the model `name`; 0 for other models."""
+    sparsities = [str(sparsity) for sparsity in prune.sparsities]
+    ranking, _, sparsity = name.partition("-")
+    return sum(prune.epochs[: sparsities.index(sparsity) + 1]) if ranking in prune.rankings else 0
+
+
 def list_recipe(
     shipped: Mapping[str, Any], chosen: Mapping[str, Any], train: TrainParams, compression: CompressionParams
 ) -> dict[str, Any]:
@@ -241,7 +248,7 @@ def list_recipe(
         "batch_size": train.batch_size,
         "schedule": train.schedule,
         "label_smoothing": train.label_smoothing,
-        "prune_epochs": compression.prune.epochs,
+        "prune_epochs": count_prune_epochs(shipped["name"], compression.prune),
         "shrink_epochs": compression.shrink.epochs,
         "scratch_epochs": count_scratch_epochs(shipped["name"], train.epochs, compression.shrink),
         "calibration_images": compression.export.calibration_images,

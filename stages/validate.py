@@ -1,4 +1,4 @@
-"""Is params.yaml sound? Checks all of it, first of all stages, so that a slip costs a second and not a training.
+"""Is params.yaml sound? Checks it for all stages, before any other, so that a slip costs a second and not a training.
 
 Reads params.yaml; writes nothing. Every stage checks the sections that it reads again when it starts: this one also
 runs when a change concerns no other stage, such as a misspelt key, and before DVC looks up the models and augmentations
@@ -13,10 +13,14 @@ from stages.lib.filters import scale_architecture
 from stages.lib.params import Params, check_section_names, load_params
 from stages.lib.runner import run_stage
 
+TOOL_SECTIONS = ("search",)
+"""Which no stage reads: their tools check them, and a slip there does not stop the pipeline."""
+
 
 def main() -> None:
     """Runs the stage."""
-    check_section_names([field.name for kind in (Params, CompressionParams) for field in fields(kind)])
+    stage_sections = [field.name for kind in (Params, CompressionParams) for field in fields(kind)]
+    check_section_names([*stage_sections, *TOOL_SECTIONS])
     params, compression = load_params(), load_compression_params()
     for model, share in itertools.product(params.study.models, compression.shrink.macs_shares):
         sizes = (params.dataset.image_size_px, len(params.dataset.class_names))

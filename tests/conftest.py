@@ -1,6 +1,9 @@
+import fcntl
+import shutil
 from pathlib import Path
 
 import pytest
+from pipeline import commit, dvc, make_clone
 
 
 @pytest.fixture
@@ -8,3 +11,28 @@ def tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is also the working directory, so that relative paths of the stages lead into it."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """Is a clone in which the whole pipeline has run on a crumb, committed. Tests leave it as they find it.
+
+    Where several processes run the tests, the first one that asks makes it, and the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    with (shared / "finished.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = shared / "finished"
+        if not folder.exists():
+            make_clone(shared / "unfinished")
+            dvc(shared / "unfinished", "repro")
+            commit(shared / "unfinished")
+            (shared / "unfinished").rename(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """Is a copy of the finished clone, with a DVC cache of its own, to change at will."""
+    return Path(shutil.copytree(finished, tmp_path / "copy", symlinks=True))

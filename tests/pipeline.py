@@ -1,12 +1,14 @@
 """Real commands on a crumb of the real data, in a temporary clone: what the tests of the whole pipeline share."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
@@ -37,6 +39,30 @@ def run(folder: Path, *command: str, status: int = 0) -> str:
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == status, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
     return result.stdout + result.stderr
+
+
+def require_program(name: str, package: str) -> str:
+    """Finds a program of the system; where it is missing, skips the test, or fails it in CI, which installs all."""
+    folders = [*os.environ["PATH"].split(":"), "/usr/sbin", *map(str, Path("/usr/lib/postgresql").glob("*/bin"))]
+    path = shutil.which(name, path=":".join(folders))
+    if path is None:
+        reason = f"needs {name}; on Debian and Ubuntu: apt-get install {package}"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+def read_commands(name: str) -> str:
+    """Reads the commands of the README that stand under the mark `<!-- command: name -->`, as they are written."""
+    pattern = rf"<!-- command: {name} -->\n```bash\n(.*?)\n```\n"
+    (text,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
+    return str(text)
+
+
+def run_commands(folder: Path, name: str, status: int = 0) -> str:
+    """Runs commands of the README in `folder` as they are written there; the first that fails ends them."""
+    return run(folder, "bash", "-euo", "pipefail", "-c", read_commands(name), status=status)
 
 
 def dvc(folder: Path, *arguments: str, status: int = 0) -> str:
@@ -84,6 +110,7 @@ def make_clone(folder: Path) -> None:
         shrink={"filters": ["magnitude"], "macs_shares": [0.5], "multiple": 1, "epochs": 1, "clean_epochs": 0},
         export={"calibration_images": 20, "max_loss_float32": 1.0, "max_loss_int8": 1.0},
         ship={"max_loss": 1.0},
+        search={"candidate": "tiny-none", "trials": 2, "space": {"models.tiny.dense": [[16], [24]]}},
     )
     commit(folder, "init")
 

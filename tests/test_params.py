@@ -32,7 +32,6 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "train.batch_size": (1, 1_000_000),
     "evaluate.calibration_bins": (2, 100),
     "evaluate.gallery_images": (1, 100),
-    "prune.epochs": (1, 100_000),
     "prune.clean_epochs": (0, 2),  # of 3 epochs
     "prune.frequency": (1, 1_000_000),
     "shrink.multiple": (1, 1024),
@@ -70,7 +69,10 @@ FILTERS_OR_UNITS = "a list of integers from 1 to 1000000"
 
 @cache
 def committed() -> Any:
-    return YAML(typ="safe").load(COMMITTED)
+    """Reads the committed parameters but `search`: tests/test_search_params.py."""
+    content = YAML(typ="safe").load(COMMITTED)
+    del content["search"]
+    return content
 
 
 def list_keys(section: dict[str, Any], prefix: str = "") -> list[str]:
@@ -85,7 +87,7 @@ def list_keys(section: dict[str, Any], prefix: str = "") -> list[str]:
 
 def write_edited(folder: Path, edits: dict[str, str]) -> Path:
     """Writes the committed parameters, untuned, with some dotted keys set to YAML text, or removed."""
-    content = copy.deepcopy(committed())
+    content = copy.deepcopy(committed()) | {"search": {}}
     for name, values in UNTUNED.items():
         content[name] |= values
     for key, value in edits.items():
@@ -107,9 +109,8 @@ def write_edited(folder: Path, edits: dict[str, str]) -> Path:
 
 def load_all(path: Path = Path("params.yaml")) -> Any:
     """Loads every section, as stages/validate.py does; they are attributes of what it returns."""
-    check_section_names(
-        [field.name for kind in (Params, CompressionParams) for field in dataclasses.fields(kind)], path
-    )
+    known = [field.name for kind in (Params, CompressionParams) for field in dataclasses.fields(kind)]
+    check_section_names([*known, "search"], path)
     return SimpleNamespace(**vars(load_params(path)), **vars(load_compression_params(path)))
 
 
@@ -365,6 +366,12 @@ def test_at_least_one_epoch_sees_augmented_images(tmp_path: Path, section: str) 
     )
 
 
+def test_the_shortest_step_of_the_pruning_sees_augmented_images(tmp_path: Path) -> None:
+    edits = {"prune.epochs": "[9, 9, 9, 2, 9, 9]", "prune.clean_epochs": "2"}
+
+    assert refusal(tmp_path, edits) == "prune.clean_epochs: expected an integer from 0 to 1; got 2"
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(tmp_path: Path, optimizer: str) -> None:
     assert refusal(tmp_path, {"train.weight_decay": "0.1", "train.optimizer": optimizer}) == (
@@ -385,6 +392,9 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(tmp_path: P
         ("models.first.batch_norm", "[]", ()),
         ("models.first.batch_norm", "[dense, flatten, conv]", ("dense", "flatten", "conv")),
         ("prune.sparsities", "[1e-05, 0.99999]", (1e-05, 0.99999)),
+        ("prune.epochs", "1", (1, 1, 1, 1, 1, 1)),
+        ("prune.epochs", "100000", (100_000,) * 6),
+        ("prune.epochs", "[1, 1000000, 1, 1, 1, 2]", (1, 1_000_000, 1, 1, 1, 2)),
         ("dataset.class_names", "[a, b]", ("a", "b")),
         ("study.models", "[fourth, first]", ("fourth", "first")),
         ("study.augmentations", "[none]", ("none",)),
@@ -425,6 +435,12 @@ def test_a_sound_value_is_read_as_it_stands(tmp_path: Path, key: str, text: str,
         ("models", "{1: 1}", "expected names of lower-case letters, digits and _; got 1"),
         ("augmentations", "{}", "expected at least one named entry; got {}"),
         ("augmentations", "{../x: 1}", "expected names of lower-case letters, digits and _; got '../x'"),
+        ("prune.epochs", "0", "expected an integer from 1 to 100000; got 0"),
+        ("prune.epochs", "100001", "expected an integer from 1 to 100000; got 100001"),
+        ("prune.epochs", "1.0", "expected an integer from 1 to 100000; got 1.0"),
+        ("prune.epochs", "[1, 1, 1, 1, 1, 0]", "expected a list of integers from 1 to 1000000; got [1, 1, 1, 1, 1, 0]"),
+        ("prune.epochs", "[1, 2]", "expected one number, or 6 of them, as there are sparsities; got [1, 2]"),
+        ("prune.epochs", "[]", "expected one number, or 6 of them, as there are sparsities; got []"),
         ("prune.sparsities", "[]", "expected a list of numbers in (0, 1); got []"),
         ("prune.sparsities", "0.5", "expected a list of numbers in (0, 1); got 0.5"),
         ("prune.sparsities", "[0]", "expected a number in (0, 1); got 0"),

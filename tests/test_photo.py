@@ -171,7 +171,7 @@ def test_the_distance_from_white_is_the_negative_in_grey() -> None:
 
     assert (distance[3, 3], distance[4, 4], distance[0, 0]) == (255, 255, 0)
     assert intensity[4, 4] == pytest.approx(255 - 0.299 * 255)
-    assert intensity[3, 3] == limit == pytest.approx(255)
+    assert (intensity[3, 3], limit) == pytest.approx((255, 255))
 
 
 def test_the_background_is_the_commonest_colour_of_the_frame_where_the_garment_touches_it() -> None:

@@ -5,6 +5,8 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +14,21 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
+DEV_DEPENDENCIES: list[str] = PYPROJECT["dependency-groups"]["dev"]
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 MODULES = sorted(path.stem for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__")
 LIB_MODULES = sorted(path.stem for path in (ROOT / "stages/lib").glob("*.py") if path.stem != "__init__")
 STAGES_ON_TEST_IMAGES = {"evaluate", "prune", "shrink", "export", "ship"}
 STAGES_WITHOUT_TENSORFLOW = sorted(
-    {"validate", "download", "prepare", "complexity", "select_model", "frontier", "ship", "compare"}
+    {"validate", "download", "prepare", "complexity", "select_model", "frontier", "ship", "compare", "report"}
 )
 OUTPUTS_OUTSIDE_DVC = {
     "compare": ("candidates.csv", "candidates.png", "timing.csv", "environment.json", "headline.md", "grid.md"),
     "frontier": ("latency.csv", "latency.png", "frontier.md", "shrinking.md"),
     "ship": ("model_card.md",),
+    "report": ("index.html",),
 }
 
 
@@ -69,9 +75,14 @@ def test_stage_has_a_description_of_one_line(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
-    declared = {path for path in STAGES[stage]["deps"] if path.startswith("stages/")}
+    declared = {path for path in STAGES[stage]["deps"] if path.startswith("stages/") and path.endswith(".py")}
     imported = list_lib_imports(ROOT / f"stages/{stage}.py")
     assert declared == {f"stages/{stage}.py"} | {f"stages/lib/{name}.py" for name in imported}
+
+
+def test_report_depends_on_the_files_that_its_page_is_made_of() -> None:
+    declared = {path for path in STAGES["report"]["deps"] if path.startswith("stages/lib/report/")}
+    assert declared == {str(path.relative_to(ROOT)) for path in (ROOT / "stages/lib/report").iterdir()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -171,7 +182,8 @@ def test_files_with_times_are_in_git_and_no_outputs_of_dvc(stage: str, name: str
 
 def test_every_plot_template_is_json_with_a_place_for_data() -> None:
     templates = sorted((ROOT / ".dvc/plots").glob("*.json"))
-    assert [path.stem for path in templates] == ["curves", "history"]
+    used = re.findall(r"template: (\w+)", (ROOT / "dvc.yaml").read_text())
+    assert [path.stem for path in templates] == sorted(set(used))
     for path in templates:
         assert json.loads(path.read_text())["data"] == {"values": "<DVC_METRIC_DATA>"}
 
@@ -182,9 +194,30 @@ def test_requirements_are_pinned_and_hashed_and_name_no_registry() -> None:
     assert [line for line in lines if not re.match(r"[a-z0-9.\[\]_-]+==\S+.*--hash=sha256:[0-9a-f]{64}", line)] == []
 
 
+def read_names(*requirements: str) -> set[str]:
+    """Reads the normalized names of packages from lines as `numpy>=2.4,<2.5`."""
+    return {re.sub(r"[._-]+", "-", re.split(r"[^\w.-]", line)[0]).lower() for line in requirements}
+
+
+def list_imported_packages(pattern: str) -> set[str]:
+    """Lists the packages whose modules Python files import."""
+    packages = packages_distributions()
+    modules: set[str] = set()
+    for path in ROOT.glob(pattern):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules.update(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(node.module or "")
+    return read_names(*(name for module in modules for name in packages.get(module.partition(".")[0], [])))
+
+
+def test_pyproject_asks_for_every_package_that_is_imported() -> None:
+    project, stages = read_names(*DEPENDENCIES), list_imported_packages("stages/**/*.py")
+    assert {"numpy", "pillow"} <= stages <= project
+    assert list_imported_packages("tests/*.py") <= project | read_names(*DEV_DEPENDENCIES)
+
+
 def test_requirements_hold_every_package_that_pyproject_asks_for() -> None:
-    pyproject = (ROOT / "pyproject.toml").read_text()
-    asked = re.findall(r'^    "([a-z0-9.-]+)', pyproject.partition("dependencies = [")[2].partition("]")[0], re.M)
-    pinned = re.findall(r"^([a-z0-9.-]+)==", (ROOT / "requirements.txt").read_text(), re.M)
-    assert len(asked) > 5
-    assert set(asked) <= set(pinned)
+    pinned = re.findall(r"^\S+==", (ROOT / "requirements.txt").read_text(), re.M)
+    assert read_names(*DEPENDENCIES, *DEV_DEPENDENCIES) <= read_names(*pinned)

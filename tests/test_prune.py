@@ -41,7 +41,7 @@ LIMITS["horizontal_flip"] = False
 PRUNE = PruneParams(
     rankings=("uniform", "lamp"),
     sparsities=(0.5, 0.75),
-    epochs=2,
+    epochs=(2, 2),
     clean_epochs=0,
     ramp_fraction=0.5,
     frequency=2,
@@ -520,7 +520,8 @@ def test_the_stage_removes_its_checkpoints_when_all_is_written(folder: Path) -> 
         ({"sparsities": (0.4, 0.75)}, 0),
         ({"rankings": ("uniform",)}, 2),
         ({"learning_rate": 0.02}, 0),
-        ({"epochs": 3}, 0),
+        ({"epochs": (2, 3)}, 1),
+        ({"epochs": (3, 2)}, 0),
     ],
     ids=str,
 )

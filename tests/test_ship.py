@@ -16,6 +16,7 @@ from stages.lib.files import read_csv, read_json, write_arrays, write_bytes, wri
 from stages.lib.params import load_params
 from stages.lib.tf import keras
 from stages.ship import (
+    count_prune_epochs,
     count_scratch_epochs,
     describe_input,
     describe_tensor,
@@ -278,8 +279,14 @@ def test_the_recipe_is_of_the_model_that_the_file_was_made_of(source: str, name:
 
     assert recipe["dense"] == dense
     assert recipe["epochs"] == PARAMS.train.epochs
-    assert recipe["prune_epochs"] == COMPRESSION.prune.epochs
     assert recipe["scratch_epochs"] == 0
+
+
+def test_a_pruned_model_took_the_epochs_of_all_steps_up_to_its_own() -> None:
+    prune = dataclasses.replace(COMPRESSION.prune, rankings=("lamp",), sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4))
+
+    assert [count_prune_epochs(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")] == [1, 3, 7]
+    assert count_prune_epochs("first-flip", prune) == 0
 
 
 def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps() -> None:

@@ -20,7 +20,11 @@ def write_params(**sections: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("tmp_dir")
 def test_sound_params_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
-    write_params(prune={"sparsities": [0.5, 0.9]}, shrink={"macs_shares": [0.5]}, study={"models": ["first", "third"]})
+    write_params(
+        prune={"sparsities": [0.5, 0.9], "epochs": 4},
+        shrink={"macs_shares": [0.5]},
+        study={"models": ["first", "third"]},
+    )
 
     main()
 
@@ -33,6 +37,13 @@ def test_a_section_that_no_stage_reads_is_refused() -> None:
 
     with pytest.raises(UserError, match="shrinc: unknown key; did you mean 'shrink'"):
         main()
+
+
+@pytest.mark.usefixtures("tmp_dir")
+def test_what_a_tool_is_told_does_not_stop_the_pipeline() -> None:
+    write_params(search={"candidate": "another-none", "trials": "many"})
+
+    main()
 
 
 @pytest.mark.usefixtures("tmp_dir")

@@ -16,7 +16,7 @@ class PruneParams:
 
     rankings: tuple[str, ...]
     sparsities: tuple[float, ...]
-    epochs: int
+    epochs: tuple[int, ...]
     clean_epochs: int
     ramp_fraction: float
     frequency: int
@@ -78,12 +78,13 @@ def load_compression_params(path: Path = Path("params.yaml")) -> CompressionPara
 
 
 def _read_prune(section: Section) -> PruneParams:
-    epochs = section.integer("epochs", 1, 100_000)
+    sparsities = _read_rungs(section, "sparsities", is_rising=True)
+    epochs = _read_epochs(section, len(sparsities))
     return PruneParams(
         rankings=section.names("rankings", RANKINGS),
-        sparsities=_read_rungs(section, "sparsities", is_rising=True),
+        sparsities=sparsities,
         epochs=epochs,
-        clean_epochs=section.integer("clean_epochs", 0, epochs - 1),
+        clean_epochs=section.integer("clean_epochs", 0, min(epochs) - 1),
         ramp_fraction=section.number("ramp_fraction", "(0, 1]"),
         frequency=section.integer("frequency", 1, 1_000_000),
         learning_rate=section.number("learning_rate", "(0, 100]"),
@@ -108,6 +109,16 @@ def _read_export(section: Section) -> ExportParams:
         max_loss_float32=section.number("max_loss_float32", "[0, 1]"),
         max_loss_int8=section.number("max_loss_int8", "[0, 1]"),
     )
+
+
+def _read_epochs(section: Section, num_rungs: int) -> tuple[int, ...]:
+    """Reads the epochs of each rung of a ladder: as many numbers, or one for all."""
+    if not isinstance(section.values["epochs"], list):
+        return (section.integer("epochs", 1, 100_000),) * num_rungs
+    epochs = section.counts("epochs", section.values["epochs"])
+    if len(epochs) != num_rungs:
+        raise section.error("epochs", f"one number, or {num_rungs} of them, as there are sparsities", epochs)
+    return tuple(epochs)
 
 
 def _read_rungs(section: Section, name: str, is_rising: bool) -> tuple[float, ...]:

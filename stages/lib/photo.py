@@ -8,9 +8,11 @@ published negative, and on black leaves an image as it is.
 """
 
 import math
+import os
 import stat
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,6 +21,9 @@ from stages.lib.errors import UserError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read. A list of our own: Pillow knows formats that run other programs."""
+
+EXPECTED = f"expected an image in one of {', '.join(FORMATS)}"
+REMEDY = "give a photo saved as one of them"
 
 PHOTO_SIZE_PX = 224
 """Longest edge to which a photo is reduced before it is looked at: 8 times that of the data set's images, so that
@@ -50,39 +55,49 @@ def read_prepared(path: Path, image_size_px: int) -> np.ndarray:
 
 
 def read_photo(path: Path) -> np.ndarray:
-    """Reads the first frame of an image file, upright, on white where it is transparent.
+    """Reads an image file as `decode_photo` does.
+
+    Raises:
+        UserError: if there is no such file, or `decode_photo` refuses what it holds.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise UserError(f"{EXPECTED}, found {kind}; {REMEDY}")
+        with path.open("rb") as file:
+            return decode_photo(file)
+    except OSError as error:
+        raise UserError(f"{EXPECTED}, found none: {error.strerror}; {REMEDY}") from error
+
+
+def decode_photo(file: BinaryIO) -> np.ndarray:
+    """Decodes the first frame of an image, upright, on white where it is transparent.
 
     Returns:
         (height, width, 3) uint8 red, green and blue in [0, 255], longest edge at most `PHOTO_SIZE_PX`.
 
     Raises:
-        UserError: if there is no such file, or it holds no image in one of `FORMATS`, or not a whole one, or one
-            with more pixels than Pillow lets a file unpack to.
+        UserError: if `file` holds no image in one of `FORMATS`, or not a whole one, or one with more pixels than
+            Pillow lets a file unpack to.
+        OSError: if the operating system does not let it be read.
     """
-    expected = f"expected an image in one of {', '.join(FORMATS)}"
-    remedy = "give a photo saved as one of them"
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise UserError(f"{expected}, found {kind}; {remedy}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are large but not refused
-            with Image.open(path, formats=FORMATS) as image:
+            with Image.open(file, formats=FORMATS) as image:
                 return _to_rgb(image)
-    except UserError:
-        raise
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(f"expected at most {limit:,} pixels, found more; make the photo smaller") from error
     except Exception as error:  # on damaged files Pillow's readers raise whatever they run into
         if isinstance(error, OSError) and error.errno:
-            found = f"none: {error.strerror}"  # says the operating system, of a file missing or not to be read
-        elif status.st_size == 0:
+            raise
+        if file.seek(0, os.SEEK_END) == 0:
             found = "an empty file"
         else:
             found = "another file" if isinstance(error, UnidentifiedImageError) else f"a damaged one ({error})"
-        raise UserError(f"{expected}, found {found}; {remedy}") from error
+        raise UserError(f"{EXPECTED}, found {found}; {REMEDY}") from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ai_edge_litert.interpreter import Interpreter
 
 from stages.lib.errors import UserError
 from stages.lib.files import read_json
@@ -93,21 +94,31 @@ def classify(path: Path, images: np.ndarray, class_names: Sequence[str]) -> list
         For each image the likeliest classes, likeliest first, as `class` and `probability`.
 
     Raises:
-        UserError: if the model has another number of classes, or takes images of another size.
+        UserError: as `read_classifier`.
     """
     if len(images) == 0:
         return []
+    interpreter = read_classifier(path, min(len(images), MAX_BATCH_SIZE), images.shape[1], len(class_names))
+    probabilities = compute_probabilities(predict_logits(interpreter, images))
+    return [rank(row, class_names) for row in probabilities]
+
+
+def read_classifier(path: Path, batch_size: int, image_size_px: int, num_classes: int) -> Interpreter:
+    """Reads a model and makes it ready for batches of exactly `batch_size` images.
+
+    Raises:
+        UserError: if the model has another number of classes, or takes images of another size.
+    """
     with quiet_stderr():
-        interpreter = read_interpreter(path, min(len(images), MAX_BATCH_SIZE), num_threads=1)
+        interpreter = read_interpreter(path, batch_size, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    expected, got = (images.shape[1], len(class_names)), (int(given["shape"][1]), int(found["shape"][1]))
+    expected, got = (image_size_px, num_classes), (int(given["shape"][1]), int(found["shape"][1]))
     if got != expected:
         raise UserError(
             f"{path}: expected images of {expected[0]} pixels and {expected[1]} classes, as the .json beside it says, "
             f"got {got[0]} pixels and {got[1]} classes; {REMEDY}"
         )
-    probabilities = compute_probabilities(predict_logits(interpreter, images))
-    return [rank(row, class_names) for row in probabilities]
+    return interpreter
 
 
 @contextmanager

@@ -1,7 +1,10 @@
-"""Trains and evaluates candidates with several seeds, and adds what came out to repeats.csv and repeats.md.
+"""Trains and evaluates candidates with several seeds, and adds what came out to a table in a CSV and a Markdown file.
 
     python tests/benchmarks/repeat.py --name defaults --candidates first-flip third-flip --seeds 42 43 44
-    python tests/benchmarks/repeat.py --name "without Muon" --candidates first-flip --set train.optimizer=adamw
+    python tests/benchmarks/repeat.py --table recipe --name "AdamW" --candidates first-flip --set train.optimizer=adamw
+
+The table `repeats` says what recipes give; `recipe`, what each part of the default one is worth: what is lost on
+validation where the part is another, against the row `defaults` of `repeats` with the same candidate and seed.
 
 Each run is the pipeline's own commands (prepare, train, evaluate) in a temporary folder, with params.yaml changed as
 `--set` and the seed say; the seed decides the split, too. Needs data/download, which `dvc repro download` makes. The
@@ -24,7 +27,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-RESULTS = Path(__file__).parent / "repeats.csv"
+RESULTS = Path(__file__).parent
 COLUMNS = ("name", "settings", "candidate", "seed", "val_accuracy", "test_accuracy", "seconds")
 
 
@@ -87,29 +90,76 @@ def run(name: str, candidate: str, seed: int, settings: Sequence[str]) -> dict[s
         }
 
 
-def read_rows() -> list[dict[str, Any]]:
+def read_rows(table: str) -> list[dict[str, Any]]:
     """Reads what earlier runs gave."""
-    if not RESULTS.exists():
+    path = RESULTS / f"{table}.csv"
+    if not path.exists():
         return []
-    with RESULTS.open(newline="") as file:
+    with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
-def add_row(row: dict[str, Any]) -> None:
-    """Adds a row to the results; one of the same name, candidate and seed is replaced."""
+def add_row(table: str, row: dict[str, Any]) -> None:
+    """Adds a row to a table; one of the same name, candidate and seed is replaced."""
     same = ("name", "candidate", "seed")
-    rows = [old for old in read_rows() if any(old[column] != str(row[column]) for column in same)]
-    with RESULTS.open("w", newline="") as file:
+    rows = [old for old in read_rows(table) if any(old[column] != str(row[column]) for column in same)]
+    with (RESULTS / f"{table}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows([*rows, row])
-    RESULTS.with_suffix(".md").write_text(format_rows(read_rows()))
+    write_markdown()
+
+
+def write_markdown() -> None:
+    """Writes both tables, and the sentence that says what the defaults give."""
+    repeats = read_rows("repeats")
+    (RESULTS / "repeats.md").write_text(format_rows(repeats))
+    (RESULTS / "recipe.md").write_text(format_parts(read_rows("recipe"), repeats))
+    (RESULTS / "defaults.md").write_text(format_best(repeats))
 
 
 def describe(values: Sequence[float]) -> str:
     """Writes mean and sample standard deviation of fractions in percent."""
     mean = f"{100 * statistics.mean(values):.2f}"
     return f"{mean} ± {100 * statistics.stdev(values):.2f} %" if len(values) > 1 else f"{mean} %"
+
+
+def read_column(rows: Sequence[dict[str, Any]], column: str) -> list[float]:
+    """Reads the numbers of a column."""
+    return [float(row[column]) for row in rows]
+
+
+def format_best(rows: Sequence[dict[str, Any]]) -> str:
+    """Writes in a sentence what the candidate with the best mean validation accuracy gives with the defaults."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["name"] == "defaults":
+            groups.setdefault(row["candidate"], []).append(row)
+    best = max(groups, key=lambda name: statistics.mean(read_column(groups[name], "val_accuracy")))
+    accuracy = describe(read_column(groups[best], "test_accuracy"))
+    seeds = ", ".join(row["seed"] for row in groups[best])
+    return (
+        f"`{best}` reaches {accuracy} on the test images (mean and standard deviation; seeds {seeds}, which decide the "
+        "split, too).\n"
+    )
+
+
+def format_parts(rows: Sequence[dict[str, Any]], repeats: Sequence[dict[str, Any]]) -> str:
+    """Writes a Markdown table, a row for each part of the recipe that is another; losses are in points."""
+    defaults = {(row["candidate"], row["seed"]): row for row in repeats if row["name"] == "defaults"}
+    lines = [
+        "| instead | changed | candidate | validation | loses on validation | seeds |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for name, candidate in dict.fromkeys((row["name"], row["candidate"]) for row in rows):
+        group = [row for row in rows if (row["name"], row["candidate"]) == (name, candidate)]
+        losses = [
+            float(defaults[row["candidate"], row["seed"]]["val_accuracy"]) - float(row["val_accuracy"]) for row in group
+        ]
+        cells = [name, group[0]["settings"].replace(" ", ", "), candidate]
+        cells += [describe(read_column(group, "val_accuracy")), describe(losses).removesuffix(" %")]
+        lines.append(f"| {' | '.join([*cells, str(len(group))])} |")
+    return "\n".join(lines) + "\n"
 
 
 def format_rows(rows: Sequence[dict[str, Any]]) -> str:
@@ -120,9 +170,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for name, candidate in dict.fromkeys((row["name"], row["candidate"]) for row in rows):
         group = [row for row in rows if (row["name"], row["candidate"]) == (name, candidate)]
-        val, test, seconds = (
-            [float(row[column]) for row in group] for column in ("val_accuracy", "test_accuracy", "seconds")
-        )
+        val, test, seconds = (read_column(group, column) for column in ("val_accuracy", "test_accuracy", "seconds"))
         cells = [name, group[0]["settings"].replace(" ", ", "), candidate, describe(val), describe(test)]
         lines.append(f"| {' | '.join([*cells, str(len(group)), f'{statistics.median(seconds):.0f}'])} |")
     return "\n".join(lines) + "\n"
@@ -131,6 +179,7 @@ def format_rows(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=("repeats", "recipe"), default="repeats", help="where the rows are added")
     parser.add_argument("--name", default="defaults", help="of the runs, for the table")
     parser.add_argument("--candidates", nargs="+", required=True, help="MODEL-AUGMENTATION")
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
@@ -139,7 +188,7 @@ def main() -> None:
     for candidate in arguments.candidates:
         for seed in arguments.seeds:
             row = run(arguments.name, candidate, seed, arguments.settings)
-            add_row(row)
+            add_row(arguments.table, row)
             print(" ".join(f"{column} {row[column]}" for column in COLUMNS if row[column] != ""))
 
 

@@ -67,35 +67,34 @@ def add_rows(rows: Sequence[dict[str, str]]) -> None:
 
 
 def format_rows(rows: Sequence[dict[str, str]]) -> str:
-    """Writes a Markdown table, a row a file; losses are against the dense float32 file of the same seed, in points."""
+    """Writes a Markdown table for each recipe, a row a file; losses are in points against the dense float32 file."""
+    recipes = dict.fromkeys((row["candidate"], row["settings"]) for row in rows)
+    return "\n".join(
+        format_recipe(*recipe, [row for row in rows if (row["candidate"], row["settings"]) == recipe])
+        for recipe in recipes
+    )
 
-    def name_run(row: dict[str, str]) -> tuple[str, ...]:
-        return tuple(row[column] for column in RUN)
 
-    dense = {name_run(row): row for row in rows if (row["kind"], row["precision"]) == ("dense", "float32")}
+def format_recipe(candidate: str, settings: str, rows: Sequence[dict[str, str]]) -> str:
+    """Writes what one recipe gave, mean and standard deviation over its seeds; each loses against its own seed."""
+    dense = {row["seed"]: row for row in rows if (row["kind"], row["precision"]) == ("dense", "float32")}
+    changed = ", ".join(f"`{setting}`" for setting in settings.split()) or "the defaults"
     lines = [
-        "| candidate | changed | model | precision | test | val loss | test loss | gzipped | million MACs | seeds |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"{candidate} with {changed}; seeds {', '.join(dense)}:",
+        "",
+        "| model | precision | test | loses on validation | loses on test | gzipped | million MACs |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    columns = ("candidate", "settings", "name", "precision")
-    for values in dict.fromkeys(tuple(row[column] for column in columns) for row in rows):
-        group = [row for row in rows if tuple(row[column] for column in columns) == values]
-        val_loss, test_loss = (
-            describe([float(dense[name_run(row)][column]) - float(row[column]) for row in group])
+    for name, precision in dict.fromkeys((row["name"], row["precision"]) for row in rows):
+        group = [row for row in rows if (row["name"], row["precision"]) == (name, precision)]
+        losses = [
+            describe([float(dense[row["seed"]][column]) - float(row[column]) for row in group]).removesuffix(" %")
             for column in ("val_accuracy", "test_accuracy")
-        )
-        kilobytes = sum(int(row["gzip_size_bytes"]) for row in group) / len(group) / 1000
-        candidate, settings, name, precision = values
-        cells = [
-            candidate,
-            settings.replace(" ", ", "),
-            name,
-            precision,
-            describe([float(row["test_accuracy"]) for row in group]),
         ]
-        cells += [val_loss.removesuffix(" %"), test_loss.removesuffix(" %"), f"{kilobytes:,.0f} kB"]
-        million_macs = f"{int(group[0]['macs']) / 1e6:.1f}"
-        lines.append(f"| {' | '.join([*cells, million_macs, str(len(group))])} |")
+        kilobytes = sum(int(row["gzip_size_bytes"]) for row in group) / len(group) / 1000
+        accuracy = describe([float(row["test_accuracy"]) for row in group])
+        cells = [name, precision, accuracy, *losses, f"{kilobytes:,.0f} kB", f"{int(group[0]['macs']) / 1e6:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,216 @@
+"""What is on a photo, or in a drawing? Shows the shipped model at work on a page of this machine.
+
+Run as `python -m stages.tools.demo`, open the address that it prints, and end it with Ctrl-C. A tool, not a stage: it
+writes no file, keeps no picture, and answers nobody but browsers on this machine.
+
+Reads:
+    data/ship/model.tflite, or another with --model; beside it model.json.
+    data/prepare/test.npz, where it is: an image of each class to try.
+
+Serves, on 127.0.0.1 alone:
+    GET /                    the page, of stages/tools/demo_page/
+    GET /examples/LABEL.png  an image of the test set
+    POST /predictions        an image file to JSON: `predictions`, likeliest first, as `class` and `probability`;
+                             `seen`, the picture that the network saw, as a PNG in a data URL; `milliseconds` that the
+                             network took; or `error`
+"""
+
+import argparse
+import base64
+import io
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+from flask import Flask, Response, abort, render_template, request
+from PIL import Image
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import make_server
+
+from stages.lib.errors import UserError
+from stages.lib.files import read_json, read_split
+from stages.lib.litert import predict_logits
+from stages.lib.metrics import compute_probabilities
+from stages.lib.photo import decode_photo, prepare_photo
+from stages.tools.predict import MODEL, REMEDY, rank, read_card, read_classifier
+
+TEST = Path("data/prepare/test.npz")
+PAGE = Path(__file__).with_name("demo_page")
+HOST = "127.0.0.1"
+MAX_UPLOAD_BYTES = 30_000_000
+"""Larger than photos of telephones are."""
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """The shipped model, ready for one image at a time, and what its card says."""
+
+    interpreter: Interpreter
+    class_names: list[str]
+    image_size_px: int
+    name: str
+    precision: str
+    test_accuracy: float
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line: `port` and `model`."""
+    parser = argparse.ArgumentParser(
+        "python -m stages.tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, choices=range(65536), metavar="PORT", help="default %(default)s; 0: any"
+    )
+    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
+    return parser.parse_args()
+
+
+def read_model(path: Path) -> Model:
+    """Reads the model and its card.
+
+    Raises:
+        UserError: if one is missing, they do not fit each other, or the card lacks a key.
+    """
+    class_names, image_size_px = read_card(path)
+    card = read_json(path.with_suffix(".json"))
+    for key, kind in (("name", str), ("precision", str), ("test_accuracy", float)):
+        if not isinstance(card.get(key), kind):
+            found = f"expected {key} of type {kind.__name__}, got {card.get(key)!r}"
+            raise UserError(f"{path.with_suffix('.json')}: {found}; {REMEDY}")
+    interpreter = read_classifier(path, 1, image_size_px, len(class_names))
+    return Model(interpreter, class_names, image_size_px, card["name"], card["precision"], card["test_accuracy"])
+
+
+def read_examples(path: Path) -> dict[int, bytes]:
+    """Reads the first image of each class as PNG, by label; none where the file is missing."""
+    if not path.is_file():
+        return {}
+    images, labels = read_split(path)
+    found, indices = np.unique(labels, return_index=True)
+    return {int(label): encode_png(images[index]) for label, index in zip(found, indices, strict=True)}
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Writes a (height, width) uint8 image as PNG."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def predict(model: Model, content: bytes) -> dict[str, Any]:
+    """Classifies an image file; returns the answer that the module's docstring describes.
+
+    Raises:
+        UserError: if it is no image, or shows nothing.
+    """
+    image = prepare_photo(decode_photo(io.BytesIO(content)), model.image_size_px)
+    started = time.perf_counter()
+    logits = predict_logits(model.interpreter, image[np.newaxis])
+    milliseconds = 1000 * (time.perf_counter() - started)
+    return {
+        "predictions": rank(compute_probabilities(logits)[0], model.class_names),
+        "seen": f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}",
+        "milliseconds": round(milliseconds, 3),
+    }
+
+
+def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) -> Flask:
+    """Builds the application; `hosts` are the names, with the port, under which browsers of this machine reach it."""
+    app = Flask(__name__, static_folder=PAGE, static_url_path="/page", template_folder=PAGE)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD_BYTES
+    origins = [f"http://{host}" for host in hosts]
+    lock = threading.Lock()  # the interpreter does one thing at a time
+
+    @app.before_request
+    def refuse_others() -> None:
+        # A name of another site that leads here, or a page of another site that asks from this machine's browser.
+        if request.host not in hosts or request.headers.get("Origin", f"http://{request.host}") not in origins:
+            abort(403)
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers.update(HEADERS)
+        return response
+
+    @app.get("/")
+    def show_page() -> str:
+        names = {label: model.class_names[label] for label in examples if label < len(model.class_names)}
+        return render_template("index.html", model=model, examples=names, max_bytes=MAX_UPLOAD_BYTES)
+
+    @app.get("/examples/<int:label>.png")
+    def show_example(label: int) -> Response:
+        if label not in examples:
+            abort(404)
+        return Response(examples[label], mimetype="image/png")
+
+    @app.post("/predictions")
+    def answer() -> tuple[dict[str, Any], int]:
+        content = request.get_data()
+        with lock:
+            try:
+                return predict(model, content), 200
+            except UserError as error:
+                return {"error": str(error)}, 422
+
+    @app.errorhandler(HTTPException)
+    def describe(error: HTTPException) -> tuple[dict[str, Any], int]:
+        if error.code == 413:
+            return {"error": f"expected a file of at most {MAX_UPLOAD_BYTES // 1_000_000} MB; make it smaller"}, 413
+        return {"error": f"{error.code}: {error.name}"}, error.code or 500
+
+    return app
+
+
+def listen(port: int) -> socket.socket:
+    """Opens a port of 127.0.0.1.
+
+    Raises:
+        UserError: if it is taken, or may not be opened.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        found = os.strerror(error.errno or 0)
+        raise UserError(f"--port {port}: {found}; give another, or 0 for any that is free") from error
+
+
+def main() -> None:
+    """Runs the tool."""
+    arguments = parse_arguments()
+    model = read_model(arguments.model)
+    examples = read_examples(TEST)
+    with listen(arguments.port) as opened:
+        port = opened.getsockname()[1]
+        app = build_app(model, examples, [f"{name}:{port}" for name in (HOST, "localhost")])
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # faults, not requests
+        server = make_server(HOST, port, app, threaded=True, fd=opened.fileno())
+        print(f"http://{HOST}:{port} shows {model.name}, {model.precision}; Ctrl-C ends it", flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it, and nothing is lost
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,91 @@
+"""Are the files of the DVC cache, or of the remote, still what they were? Removes those that are not.
+
+DVC names every file after the MD5 of its bytes, and afterwards trusts the name: `dvc status` calls a damaged file up to
+date, and `dvc push` skips one that the remote holds already, though an upload that broke off may have left half of it
+there. This reads all of them. Once a damaged file is gone, `dvc pull` or `dvc repro` fetches or makes it again in the
+cache, and `dvc push` sends it again to the remote.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Collection
+
+from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.repo import Repo
+from dvc_data.hashfile.db import HashFileDB, get_index
+from dvc_data.hashfile.hash import file_md5
+from tqdm import tqdm
+
+from stages.lib.errors import UserError
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.remove_damaged",
+        description="Reads all files of the DVC cache or of the default remote, and removes those that are damaged. "
+        "A file that is still being sent or written looks damaged: nobody may push meanwhile, nor this clone run DVC.",
+    )
+    parser.add_argument(
+        "place", choices=["cache", "remote"], help="cache: of this clone; remote: where `dvc push` sends, shared by all"
+    )
+    return parser.parse_args()
+
+
+def open_place(place: str) -> HashFileDB:
+    """Opens the cache or the default remote of the repository in the working directory.
+
+    Raises:
+        UserError: if there is no repository, or it names no remote.
+    """
+    try:
+        repo = Repo()
+        return repo.cache.local if place == "cache" else repo.cloud.get_remote_odb()
+    except (DvcException, NotDvcRepoError) as error:
+        raise UserError(str(error)) from error
+
+
+def is_damaged(store: HashFileDB, name: str) -> bool:
+    """Tells whether a file does not have the MD5 in its name, to which `.dir` is added for the list of a folder."""
+    return file_md5(store.oid_to_path(name), store.fs) != name.removesuffix(".dir")
+
+
+def lists_any(store: HashFileDB, name: str, files: Collection[str]) -> bool:
+    """Tells whether the sound list `name` of a folder names any of these files."""
+    with store.fs.open(store.oid_to_path(name), "rb") as file:
+        return any(entry["md5"] in files for entry in json.load(file))
+
+
+def find_damaged(store: HashFileDB) -> list[str]:
+    """Finds the damaged files of a cache or remote, and shows a bar meanwhile; before them, the lists that name them.
+
+    Where the list of a folder lies on a remote, `dvc push` takes the files of the folder to be there.
+    """
+    names = sorted(store.all())  # type: ignore[no-untyped-call] # of DVC
+    damaged = [name for name in tqdm(names, unit="file", leave=False, disable=None) if is_damaged(store, name)]
+    if not damaged:
+        return []
+    lists = [name for name in names if name.endswith(".dir") and name not in damaged]
+    return [*(name for name in lists if lists_any(store, name, damaged)), *damaged]
+
+
+def main() -> None:
+    """Runs the tool."""
+    store = open_place(parse_arguments().place)
+    damaged = find_damaged(store)
+    for name in damaged:
+        path = store.oid_to_path(name)
+        store.fs.remove(path)
+        print(f"removed {path}")
+    get_index(store).clear()  # what DVC remembers of a remote
+    print(f"{store.fs.unstrip_protocol(store.path)}: damaged files and lists that name them: {len(damaged)}")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

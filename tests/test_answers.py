@@ -1,0 +1,288 @@
+"""The sentences say what the numbers say, whichever way they go."""
+
+from typing import Any
+
+import pytest
+
+from stages.lib.answers import (
+    answer_arithmetic,
+    answer_augmentation,
+    answer_choice,
+    answer_classes,
+    answer_confidence,
+    answer_confusion,
+    answer_curves,
+    answer_frontier,
+    answer_pruning,
+    answer_receptive_field,
+    answer_shipped,
+    answer_shrinking,
+    compare_accuracy,
+    compare_cost,
+    describe_change,
+    join,
+    tell_pruned_times,
+    tell_shipped_time,
+    tell_shrunk_times,
+)
+
+
+def candidate(model: str, augmentation: str, test: float, **others: Any) -> dict[str, Any]:
+    return {"model": model, "augmentation": augmentation, "test_accuracy": test, "val_accuracy": test} | others
+
+
+def step(ranking: str, target: float, val: float, test: float, size: int = 100) -> dict[str, Any]:
+    return {
+        "ranking": ranking,
+        "target": target,
+        "val_accuracy": val,
+        "test_accuracy": test,
+        "gzip_size_bytes": size,
+    }
+
+
+def shrunk(filters: str, target: float, test: float, macs: float = 10) -> dict[str, Any]:
+    return {"filters": filters, "target": target, "macs_share": target, "test_accuracy": test, "macs": macs}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [(0.95, 0.94, "1.00 points more than"), (0.93, 0.94, "1.00 points less than"), (0.94, 0.94, "as much as")],
+)
+def test_accuracies_are_compared_in_points(one: float, other: float, words: str) -> None:
+    assert compare_accuracy(one, other) == words
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "words"),
+    [(1, 3.5, "3.5 times less"), (4, 2, "2.0 times more"), (100, 104, "alike"), (104, 100, "alike")],
+)
+def test_costs_are_compared_as_ratios(one: float, other: float, words: str) -> None:
+    assert compare_cost(one, other, "less", "more", "alike") == words
+
+
+def test_change_is_a_gain_a_loss_or_nothing() -> None:
+    assert [describe_change(x) for x in (0.01, -0.01, 0.0)] == [
+        "gained 1.00 points",
+        "lost 1.00 points",
+        "changed nothing",
+    ]
+
+
+def test_words_are_joined_as_in_english() -> None:
+    assert [join(words) for words in (["a"], ["a", "b"], ["a", "b", "c"])] == ["a", "a and b", "a, b and c"]
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "size", "expected"),
+    [
+        (
+            0.94,
+            100,
+            "0.50 points less than the dense float32 file of x-y, the chosen model, and gzipped it is 4.0 times s",
+        ),
+        (
+            0.95,
+            800,
+            "0.50 points more than the dense float32 file of x-y, the chosen model, and gzipped it is 2.0 times l",
+        ),
+    ],
+)
+def test_shipped_file_is_compared_with_what_it_replaces(accuracy: float, size: int, expected: str) -> None:
+    shipped = {
+        "name": "lamp-0.9",
+        "source": "prune",
+        "precision": "int8",
+        "test_accuracy": accuracy,
+        "gzip_size_bytes": size,
+    }
+    dense = {"name": "x-y", "test_accuracy": 0.945, "gzip_size_bytes": 400}
+    assert expected in answer_shipped(shipped, dense, published=0.8958, num_images=10_000)
+
+
+def test_shipped_file_is_compared_with_the_study_only_where_the_run_has_its_model() -> None:
+    shipped = {"name": "a", "source": "train", "precision": "int8", "test_accuracy": 0.94, "gzip_size_bytes": 100}
+    dense = {"name": "x-y", "test_accuracy": 0.94, "gzip_size_bytes": 100}
+    assert answer_shipped(shipped, dense, 0.8958, 100).endswith(
+        "It has 4.42 points more than the 89.58 % that the study published for its choice, a model of its own, on the "
+        "test images of Fashion-MNIST."
+    )
+    assert "study" not in answer_shipped(shipped, dense, None, 100)
+
+
+def test_choice_tells_how_many_others_do_better_on_test_images() -> None:
+    rows = [candidate("a", "x", 0.9), candidate("b", "x", 0.8), candidate("c", "x", 0.95)]
+    assert answer_choice(rows[0], rows, "Because.").endswith("it has 90.00 %, and 1 of the other 2 do better.")
+    assert answer_choice(rows[2], rows, "Because.").endswith("and no other does better.")
+    assert answer_choice(rows[0], rows[:1], "Because.") == "Because. It is the only candidate."
+
+
+@pytest.mark.parametrize(
+    ("test", "under", "helped", "change"),
+    [
+        (0.95, 0.9, "blur helped: against plain, averaged over 1 model, blur gained 5.00 points (better for", "gained"),
+        (0.902, 0.5, "blur helped a little, perhaps by chance: against plain", "changed nothing"),
+        (0.88, 0.4, "augmentation did not help: against plain, averaged over 1 model, blur lost 2.00 points", "lost"),
+    ],
+)
+def test_augmentation_is_judged_on_images_as_they_are_and_distorted(
+    test: float, under: float, helped: str, change: str
+) -> None:
+    rows = [
+        candidate("a", "plain", 0.9, test_accuracy_under_blur=0.5),
+        candidate("a", "blur", test, test_accuracy_under_blur=under),
+    ]
+    answer = answer_augmentation(rows, "plain", 10_000)
+    assert helped in answer
+    assert f"trained for, blur {change}" in answer
+
+
+def test_augmentation_without_a_comparison_says_so() -> None:
+    rows = [candidate("a", "blur", 0.9)]
+    assert "so nothing says whether it helped" in answer_augmentation(rows, None, 100)
+    assert "without augmentation" in answer_augmentation([candidate("a", "plain", 0.9)], "plain", 100)
+
+
+@pytest.mark.parametrize(("large", "verb"), [(0.95, "rises with"), (0.85, "does not always rise with")])
+def test_receptive_field_is_set_beside_accuracy(large: float, verb: str) -> None:
+    rows = [candidate("small", "x", 0.9), candidate("large", "x", large)]
+    costs = {"small": {"receptive_field_px": 10}, "large": {"receptive_field_px": 16}}
+    answer = answer_receptive_field(rows[1] | costs["large"], costs, rows, 28)
+    assert "In large, the last layer on a grid sees 16 x 16 of the 28 x 28 pixels" in answer
+    assert f"{verb} the receptive field (90.00 % at 10 px and {100 * large:.2f} % at 16 px)" in answer
+
+
+def test_arithmetic_names_as_few_layers_as_take_three_quarters() -> None:
+    layers = [
+        {"layer": "conv1", "macs": 60, "macs_share": 0.6, "parameters": 1, "parameters_share": 0.1},
+        {"layer": "conv2", "macs": 30, "macs_share": 0.3, "parameters": 1, "parameters_share": 0.1},
+        {"layer": "dense1", "macs": 10, "macs_share": 0.1, "parameters": 8, "parameters_share": 0.8},
+    ]
+    assert answer_arithmetic("tiny", layers) == (
+        "tiny takes 100 MACs for an image: conv1 and conv2 take 90 % of them. dense1 holds 80 % of the parameters and "
+        "takes 10 % of the MACs."
+    )
+
+
+def test_pruning_names_the_sparsest_model_within_the_limit() -> None:
+    rows = [
+        step("dense", 0, 0.94, 0.94, 400),
+        step("lamp", 0.3, 0.940, 0.942, 300),
+        step("lamp", 0.5, 0.939, 0.941, 200),
+        step("lamp", 0.9, 0.92, 0.90, 50),
+        step("uniform", 0.5, 0.93, 0.92, 200),
+        step("uniform", 0.9, 0.80, 0.80, 50),
+    ]
+    answer = answer_pruning(rows, max_loss=0.005, num_images=10_000)
+    assert "lamp reaches 50 % zeros: 94.10 % of the test images right, 0.10 points more than before" in answer
+    assert "its gzipped model file is 2.0 times smaller" in answer
+    assert "uniform loses more than that at each of its sparsities" in answer
+    assert answer.endswith("At 90 % zeros, lamp has 10.00 points more than uniform on the test images.")
+
+
+def test_small_gap_between_rankings_may_be_chance() -> None:
+    rows = [step("dense", 0, 0.94, 0.94), step("lamp", 0.5, 0.94, 0.94), step("uniform", 0.5, 0.94, 0.939)]
+    assert "(which may be chance: it is below 0.67 points)" in answer_pruning(rows, 0.005, 10_000)
+
+
+def test_equal_accuracies_are_called_equal_and_not_chance() -> None:
+    pruned = [step("dense", 0, 0.94, 0.94), step("lamp", 0.5, 0.94, 0.93), step("uniform", 0.5, 0.94, 0.93)]
+    assert answer_pruning(pruned, 0.005, 10_000).endswith("lamp has as much as uniform on the test images.")
+    ways = [shrunk("all", 1.0, 0.94), shrunk("magnitude", 0.5, 0.93), shrunk("scratch", 0.5, 0.93)]
+    assert answer_shrinking(ways, 10_000).endswith("and as much as scratch, the last of 2 ways.")
+
+
+def test_shrinking_names_the_best_way_at_each_share_whichever_it_is() -> None:
+    rows = [shrunk("all", 1.0, 0.94), shrunk("magnitude", 0.5, 0.90), shrunk("scratch", 0.5, 0.95)]
+    assert answer_shrinking(rows, 10_000) == (
+        "At 50.0 % of the MACs, scratch has 95.00 % of the test images right, 1.00 points more than the whole model, "
+        "and 5.00 points more than magnitude, the last of 2 ways."
+    )
+    assert "ways" not in answer_shrinking(rows[:2], 10_000)
+
+
+def test_frontier_counts_published_results_that_are_better() -> None:
+    ours = {"kind": "dense", "name": "a", "precision": "int8", "is_on_size_front": True, "parameters": 5000}
+    ours |= {"gzip_size_bytes": 2000, "test_accuracy": 0.94}
+    published = {"kind": "published", "is_on_size_front": False, "parameters": 9000}
+    rows = [ours, published | {"name": "big", "test_accuracy": 0.96}, published | {"name": "bad", "test_accuracy": 0.9}]
+    best = "than the best file here on the test images (94.00 %)"
+    assert answer_frontier(rows).endswith(f"1 is more accurate {best}: big (96.00 %).")
+    assert answer_frontier([ours, rows[2]]).endswith(f"0 are more accurate {best}.")
+    assert "published" not in answer_frontier([ours])
+    rows[1]["parameters"] = 5000
+    assert answer_frontier(rows).endswith("big (96.00 %); big with no more parameters.")
+
+
+def test_front_is_that_of_the_validation_images() -> None:
+    best = {"kind": "dense", "name": "a", "precision": "int8", "is_on_size_front": True, "gzip_size_bytes": 2000}
+    rows = [best | {"test_accuracy": 0.94}, best | {"name": "b", "is_on_size_front": False, "test_accuracy": 0.95}]
+    assert answer_frontier(rows) == (
+        "1 of 2 model files are beaten by no other on the validation images at their gzipped size; the smallest of "
+        "these is a in int8 with 2 kB and 94.00 % of the test images right."
+    )
+
+
+def test_curves_compare_the_last_epoch_and_count_those_that_were_still_rising() -> None:
+    curves = {
+        "a-x": [{"epoch": 1.0, "train": 0.8, "val": 0.85}, {"epoch": 2.0, "train": 0.95, "val": 0.9}],
+        "b-x": [{"epoch": 1.0, "train": 0.8, "val": 0.85}, {"epoch": 2.0, "train": 0.95, "val": 0.8}],
+    }
+    answer = answer_curves("a-x", curves)
+    assert "95.00 % of the training images (as augmented) and 90.00 % of the validation images right" in answer
+    assert "5.00 points less than on those" in answer
+    assert answer.endswith("1 of 2 candidates were at their best on validation images in the last epoch.")
+
+
+def test_classes_name_the_worst_and_the_best() -> None:
+    shipped = {
+        "classes": [{"class": "Bag", "recall": 0.98}, {"class": "Shirt", "recall": 0.79}],
+        "most_confused": [{"actual": "Shirt", "predicted": "Bag", "images": 81}],
+    }
+    assert answer_classes(shipped) == (
+        "The shipped file is worst at Shirt (79.00 % found) and best at Bag (98.00 %). Most often, in images: Shirt "
+        "taken for Bag (81)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [(0.85, "too little, by 9.00 points"), (0.99, "too much, by 5.00 points"), (0.94, "just as much as it deserves")],
+)
+def test_confidence_is_too_small_too_large_or_right(confidence: float, words: str) -> None:
+    shipped = {"mean_confidence": confidence, "test_accuracy": 0.94, "calibration_error": 0.08}
+    assert f"trusts itself {words}" in answer_confidence(shipped, "a-x", 0.09)
+
+
+def test_confusion_counts_both_directions_of_a_pair() -> None:
+    confusion = {("a", "a"): 90, ("a", "b"): 3, ("b", "a"): 3, ("a", "c"): 4}
+    assert answer_confusion(confusion, ["a", "b", "c"], "m") == (
+        "m gets 10 of 100 test images wrong. The classes it mixes up most are a and b: 60 % of its mistakes are one "
+        "taken for the other."
+    )
+    assert answer_confusion({("a", "a"): 9}, ["a"], "m") == "m gets every test image right."
+
+
+def test_times_are_told_where_they_are_known() -> None:
+    times = {
+        ("dense", "d", "int8"): {"median_ms": 0.1, "macs": 40},
+        ("pruned", "lamp-0.5", "int8"): {"median_ms": 0.2, "macs": 40},
+        ("dense", "d", "float32"): {"median_ms": 0.4, "macs": 40},
+        ("shrunk", "random-0.5", "float32"): {"median_ms": 0.1, "macs": 10},
+    }
+    assert tell_shipped_time(0.1, 0.4) == (
+        "One image takes it 0.100 ms on one thread, 4.0 times faster than the dense float32 file."
+    )
+    assert (
+        "in int8 the pruned files are 2.0 times slower than the dense one (0.200 ms at the median)"
+        in tell_pruned_times(times, "d")
+    )
+    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], times, "d") == (
+        "With 4.0 times fewer MACs, random-0.5 in float32 is 4.0 times faster than the whole model (0.100 ms an image)."
+    )
+
+
+def test_times_that_were_not_measured_are_not_made_up() -> None:
+    assert tell_shipped_time(None, 0.4) == "Its time was not measured here."
+    assert tell_pruned_times({}, "d") == "Times were not measured here."
+    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], {}, "d") == "Times were not measured here."

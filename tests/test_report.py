@@ -1,0 +1,288 @@
+"""The page, in a real browser, as the stage wrote it on a crumb; and the files that the stage writes."""
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browser import list_violations, open_browser, open_page
+from pipeline import edit_params, run
+from playwright.sync_api import Browser, Page
+
+from stages.lib.files import read_csv, read_json
+from stages.lib.params import AugmentationParams
+from stages.lib.report_page import format_lead
+from stages.report import describe_start, find_baseline, read_results, read_rows
+
+OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def report(finished: Path) -> Path:
+    return finished / "data/report/index.html"
+
+
+@pytest.fixture
+def page(browser: Browser, report: Path) -> Iterator[Page]:
+    with open_page(browser, report.as_uri(), offline=True) as page:
+        yield page
+
+
+def read_column(page: Page, caption: str, column: int) -> list[str]:
+    table = page.locator("table", has=page.locator("caption", has_text=caption))
+    return table.locator(f"tbody tr > :nth-child({column})").all_inner_texts()
+
+
+def test_answer_shows_the_numbers_of_the_files(page: Page, finished: Path) -> None:
+    model = read_json(finished / "data/ship/model.json")
+    timing = read_json(finished / f"data/timing/latency/{model['source']}/{model['name']}-{model['precision']}.json")
+    shown = {
+        name: page.locator("dl div", has_text=name).locator("strong").inner_text()
+        for name in ("Test accuracy", "Weakest class", "Size, gzipped", "Time for an image")
+    }
+    assert shown == {
+        "Test accuracy": f"{100 * model['test_accuracy']:.2f} %",
+        "Weakest class": f"{100 * min(row['recall'] for row in model['classes']):.2f} %",
+        "Size, gzipped": f"{model['gzip_size_bytes'] / 1000:,.0f} kB",
+        "Time for an image": f"{timing['batch_1']['median_ms']:.3f} ms",
+    }
+    assert page.locator("h1").inner_text() == f"{model['name']}, {model['precision']}"
+
+
+def test_big_figures_are_measured_on_test_images() -> None:
+    shipped = {
+        "name": "lamp-0.9",
+        "precision": "int8",
+        "val_accuracy": 0.91,
+        "test_accuracy": 0.92,
+        "size_bytes": 8000,
+        "gzip_size_bytes": 3000,
+        "classes": [{"class": "Bag", "recall": 0.99, "images": 600}, {"class": "Shirt", "recall": 0.8, "images": 400}],
+    }
+    row = dict.fromkeys(("size_bytes", "gzip_size_bytes", "median_ms", "parameters", "macs"))
+    lead = format_lead(shipped, 0.25, "It is good.", "It is fast.", [row | {"name": "old", "test_accuracy": 0.9}])
+    shown = re.findall("<dd><strong>(.*)</strong> <span>(.*)</span></dd>", lead)
+    assert shown == [
+        ("92.00 %", "of 1,000 images"),
+        ("80.00 %", "of Shirt images found"),
+        ("3 kB", "8 kB as it is"),
+        ("0.250 ms", "one thread, batch of 1"),
+    ]
+
+
+def test_recall_of_every_class_is_that_of_the_shipped_file(page: Page, finished: Path) -> None:
+    classes = read_json(finished / "data/ship/model.json")["classes"]
+    caption = "The shipped file by class"
+    assert read_column(page, caption, 1) == [row["class"] for row in classes]
+    assert read_column(page, caption, 2) == [f"{100 * row['recall']:.2f} %" for row in classes]
+
+
+def test_every_candidate_has_its_row_and_the_chosen_one_stands_out(page: Page, finished: Path) -> None:
+    rows = read_csv(finished / "data/compare/candidates.csv")
+    shown = dict(zip(*(read_column(page, "Every candidate", column) for column in (1, 3)), strict=True))
+    assert shown == {
+        f"{row['model']}-{row['augmentation']}": f"{100 * float(row['test_accuracy']):.2f} %" for row in rows
+    }
+    choice = read_json(finished / "data/select_model/choice.json")
+    marked = page.locator("#choice tr.marked th").all_inner_texts()
+    assert marked == [f"{choice['model']}-{choice['augmentation']}"]
+
+
+def test_every_sparsity_says_how_long_it_was_trained(browser: Browser, copy: Path) -> None:
+    edit_params(copy, prune={"epochs": [1, 3]})
+    run(copy, sys.executable, "-m", "stages.report")
+    with open_page(browser, (copy / "data/report/index.html").as_uri(), offline=True) as page:
+        shown = dict(zip(*(read_column(page, "Every step of pruning", column) for column in (1, 3)), strict=True))
+    assert shown == {"dense": "", "lamp-0.5": "1", "lamp-0.75": "3"}
+
+
+def test_run_without_the_studys_models_is_not_compared_with_the_study(page: Page, finished: Path) -> None:
+    assert "published" not in page.locator("header").inner_text()
+    assert "published" not in read_json(finished / "data/report/answers.json")["ships"]
+
+
+def test_studys_choice_shows_no_cost_of_this_runs_model(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+    results = read_results(["tiny", "thin"], ["none", "strong"])
+    _, lead = describe_start(replace(results, costs=results.costs | {"third": results.costs["tiny"]}))
+    row = re.search("<tr><th[^>]*>third-strong, the study.*?</tr>", lead)
+    assert row is not None
+    assert re.findall("<td[^>]*>(.*?)</td>", row[0]) == ["89.58 %", "", "", "", "", ""]
+
+
+def test_page_asks_for_nothing_but_itself(page: Page) -> None:
+    page.evaluate(OPEN_ALL)
+    asked = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert [url for url in asked if not url.startswith("data:")] == []
+
+
+def test_page_answers_every_question_of_its_list(page: Page, finished: Path) -> None:
+    answers = read_json(finished / "data/report/answers.json")
+    questions = page.locator("nav a").all_inner_texts()
+    assert page.locator("main h2").all_inner_texts() == questions
+    assert list(answers)[1:] == questions[:-1]
+    shown = page.locator("p.answer").all_inner_texts()
+    for answer, text in zip(answers.values(), shown, strict=False):
+        assert text.replace("\u00a0", " ").startswith(answer)
+
+
+def test_sources_that_a_section_names_exist(page: Page, finished: Path) -> None:
+    for pattern in set(page.locator(".sources code").all_inner_texts()):
+        assert list(finished.glob(pattern)), pattern
+
+
+def test_click_sorts_numbers_by_value_and_turns_round(page: Page) -> None:
+    head = page.locator("#choice th", has_text="MACs")
+    head.locator("button").click()
+    falling = [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 5)]
+    assert falling == sorted(falling, reverse=True)
+    assert len(set(falling)) > 1
+    assert head.get_attribute("aria-sort") == "descending"
+    head.locator("button").click()
+    assert [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 5)] == sorted(falling)
+    assert head.get_attribute("aria-sort") == "ascending"
+
+
+def test_keyboard_sorts_text(page: Page) -> None:
+    page.locator("#choice th button").first.focus()
+    page.keyboard.press("Enter")
+    names = read_column(page, "Every candidate", 1)
+    assert names == sorted(names)
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    sorts = [head.get_attribute("aria-sort") for head in page.locator("#choice th[scope=col]").all()]
+    assert sorts[:3] == ["none", "descending", "none"]
+
+
+def test_cells_without_a_value_come_last_in_both_directions(page: Page) -> None:
+    button = page.locator("#frontier table").first.locator("th button", has_text="gzipped")
+    for _ in range(2):
+        button.click()
+        shown = read_column(page, "The front by gzipped size", 6)
+        values = [text for text in shown if text]
+        assert values
+        assert shown[: len(values)] == values
+
+
+def test_mark_under_the_pointer_shows_its_numbers(page: Page) -> None:
+    page.locator("#classes .mark").first.hover()
+    tip = page.locator(".tip")
+    tip.wait_for(state="visible")
+    assert re.fullmatch(r".+: \d+\.\d\d %", tip.inner_text())
+
+
+def test_every_picture_and_chart_has_a_text_alternative(page: Page) -> None:
+    pictures = [picture.get_attribute("alt") for picture in page.locator("img").all()]
+    charts = [chart.get_attribute("aria-label") for chart in page.locator("svg[role=img]").all()]
+    assert len(pictures) >= 4
+    assert len(charts) >= 12
+    assert [text for text in pictures + charts if not text or len(text) < 20] == []
+    assert [text for text in charts if not re.search(r"\d", str(text))] == []
+    assert page.locator("svg:not([role=img]):not([aria-hidden=true])").count() == 0
+
+
+def test_charts_and_tables_are_there_without_javascript(browser: Browser, report: Path) -> None:
+    with open_page(browser, report.as_uri(), offline=True, java_script_enabled=False) as page:
+        assert page.locator("svg[role=img] .mark title").count() > 50
+        assert page.locator("#choice tbody tr").count() == 4
+        assert page.locator("th button").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation(browser: Browser, report: Path, scheme: str) -> None:
+    with open_page(browser, report.as_uri(), offline=True, color_scheme=scheme) as page:
+        page.evaluate(OPEN_ALL)
+        assert list_violations(page) == []
+
+
+def test_dark_screens_get_dark_paper_and_light_ink(browser: Browser, report: Path) -> None:
+    colors = {}
+    for scheme in ("light", "dark"):
+        with open_page(browser, report.as_uri(), offline=True, color_scheme=scheme) as page:
+            style = "getComputedStyle(document.body)"
+            found = [page.evaluate(f"{style}.{name}") for name in ("backgroundColor", "color")]
+            colors[scheme] = [sum(map(int, re.findall(r"\d+", color)[:3])) / 3 for color in found]
+    assert colors["light"][0] > 240 > 60 > colors["light"][1]
+    assert colors["dark"][1] > 200 > 60 > colors["dark"][0]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_never_scrolls_sideways(browser: Browser, report: Path, width: int) -> None:
+    with open_page(browser, report.as_uri(), offline=True, viewport={"width": width, "height": 900}) as page:
+        page.evaluate(OPEN_ALL)
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_texts_of_charts_are_readable_on_a_phone(browser: Browser, report: Path) -> None:
+    with open_page(browser, report.as_uri(), offline=True, viewport={"width": 390, "height": 900}) as page:
+        scale = "svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width"
+        for chart in page.locator("svg.chart").all():
+            assert chart.evaluate(scale) > 0.9
+
+
+def test_paper_shows_what_is_folded_and_no_controls(page: Page) -> None:
+    assert page.pdf(prefer_css_page_size=True, print_background=True).startswith(b"%PDF")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.locator("#curves details table").is_visible()
+    assert not page.locator("nav").is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_folded_parts_open_for_the_time_of_printing(page: Page) -> None:
+    folded = page.locator("details:not([open])")
+    num_folded = folded.count()
+    assert num_folded > 3
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert folded.count() == 0
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert folded.count() == num_folded
+
+
+def test_second_run_writes_the_same_bytes(copy: Path) -> None:
+    written = {name: (copy / "data/report" / name).read_bytes() for name in ("answers.json", "index.html")}
+    shutil.rmtree(copy / "data/report")
+    run(copy, sys.executable, "-m", "stages.report")
+    assert {path.name: path.read_bytes() for path in (copy / "data/report").iterdir()} == written
+
+
+def test_without_times_of_this_machine_the_answers_stay_and_the_page_says_so(copy: Path) -> None:
+    answers = (copy / "data/report/answers.json").read_bytes()
+    shutil.rmtree(copy / "data/timing")
+    for stage in ("frontier", "compare", "report"):
+        run(copy, sys.executable, "-m", f"stages.{stage}")
+    page = (copy / "data/report/index.html").read_text()
+    assert (copy / "data/report/answers.json").read_bytes() == answers
+    assert "<strong>not measured here</strong>" in page
+    assert "Its time was not measured here." in page
+    assert not re.search(r"\d ms\b", page)
+
+
+def test_missing_picture_ends_the_stage_with_one_line(copy: Path) -> None:
+    (copy / "data/preview/none.png").unlink()
+    page = (copy / "data/report/index.html").read_bytes()
+    printed = run(copy, sys.executable, "-m", "stages.report", status=1)
+    assert printed.startswith("error: data/preview/none.png: expected a picture")
+    assert printed.count("\n") == 1
+    assert (copy / "data/report/index.html").read_bytes() == page
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("model,val_accuracy,is_on_front,macs\n1e3,0.5,True,\n")
+    assert read_rows(tmp_path / "rows.csv") == [
+        {"model": "1e3", "val_accuracy": 0.5, "is_on_front": True, "macs": None}
+    ]
+
+
+def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -> None:
+    known = {"a": AugmentationParams(0, 0, 0, 0, 0, True), "b": AugmentationParams(0, 0, 0, 0, 0, False)}
+    assert find_baseline(known, ["a", "b"]) == "b"
+    assert find_baseline(known, ["a"]) is None
