@@ -4,8 +4,8 @@ Each model becomes two LiteRT files: float32, and int8 throughout, whose ranges 
 accuracy of a file is measured through the runtime that would serve it.
 
 Reads:
-    data/<source>/.../model.h5, for a source of train, prune or shrink: of train, every model of the study with the
-        chosen augmentation; of the others, whatever params.yaml lists for them.
+    data/<source>/.../model.h5, metrics.json, for a source of train, prune or shrink: of train, every model of the study
+        with the chosen augmentation; of the others, whatever params.yaml lists for them.
     data/select_model/choice.json: the chosen augmentation, for train only.
     data/prepare/train.npz, val.npz, test.npz.
 
@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages.lib.accuracy import measure_accuracy
 from stages.lib.arguments import parse_names
 from stages.lib.compression_params import PruneParams, ShrinkParams, load_compression_params
 from stages.lib.convert import convert_to_float32, convert_to_int8
@@ -83,7 +82,7 @@ def check_loss(path: Path, keras_val_accuracy: float, val_accuracy: float, max_l
             f"{path}: expected the conversion to cost at most {max_loss:g} of validation accuracy "
             f"(export.max_loss_{path.stem} in params.yaml), got {keras_val_accuracy - val_accuracy:.4f}: "
             f"{keras_val_accuracy:.4f} fell to {val_accuracy:.4f}; raise that limit if this is good enough"
-            + (", or export.calibration_images" if path.stem == "int8" else "")
+            + (", or export.calibration_images or export.weight_bits" if path.stem == "int8" else "")
         )
 
 
@@ -91,6 +90,7 @@ def export_model(
     source: Path,
     folder: Path,
     representative: np.ndarray,
+    weight_bits: int,
     val: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     max_losses: dict[str, float],
@@ -98,16 +98,17 @@ def export_model(
     """Writes both files of the Keras model `source`, and measures them on (images, labels) pairs.
 
     Args:
-        source: the model's HDF5 file.
+        source: the model's HDF5 file, beside which metrics.json says its validation accuracy.
         folder: where the files go.
         representative: (N, size, size) uint8 images from which the ranges of int8 are measured.
+        weight_bits: that int8 weights are rounded to.
         val: what the conversion is checked on.
         test: what is only reported.
         max_losses: of validation accuracy, by precision.
     """
     model = read_model(source)
-    metrics = {"keras_val_accuracy": measure_accuracy(model, *val)}
-    contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, representative)}
+    metrics = {"keras_val_accuracy": read_json(source.with_name("metrics.json"))["val_accuracy"]}
+    contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, representative, weight_bits)}
     for precision, content in contents.items():
         path = folder / f"{precision}.tflite"
         write_bytes(path, content)
@@ -135,10 +136,11 @@ def main() -> None:
     train, val, test = (read_split(DATA / f"prepare/{split}.npz") for split in ("train", "val", "test"))
     representative = sample_images(train[0], export.calibration_images, params.seed)
     max_losses = {"float32": export.max_loss_float32, "int8": export.max_loss_int8}
+    how = (representative, export.weight_bits, val, test, max_losses)
     folders = list_folders(source, params.study, compression.prune, compression.shrink)
     for folder in tqdm(folders, f"export {source}", leave=False, unit="model", disable=not sys.stderr.isatty()):
         output = OUTPUT / source / folder.replace("/", "-")
-        metrics = export_model(DATA / source / folder / "model.h5", output, representative, val, test, max_losses)
+        metrics = export_model(DATA / source / folder / "model.h5", output, *how)
         for precision in max_losses:
             write_latency(output / f"{precision}.tflite", timing / f"{output.name}-{precision}.json")
         shown = ", ".join(f"{name} {metrics[f'{name}_val_accuracy']:.4f}" for name in ("keras", *max_losses))

@@ -252,6 +252,7 @@ def list_recipe(
         "shrink_epochs": compression.shrink.epochs,
         "scratch_epochs": count_scratch_epochs(shipped["name"], train.epochs, compression.shrink),
         "calibration_images": compression.export.calibration_images,
+        "weight_bits": compression.export.weight_bits,
     }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 
 from stages.lib.architecture import list_layers
 from stages.lib.convert import convert_to_float32, convert_to_int8
@@ -14,6 +15,7 @@ from stages.lib.litert import predict_logits as predict_logits_of_file
 from stages.lib.litert import read_interpreter
 from stages.lib.model import build_model, predict_logits, to_network_input
 from stages.lib.params import load_params
+from stages.lib.sparsity import compute_gzip_size_bytes
 from stages.lib.tf import keras
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
@@ -25,7 +27,7 @@ from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.model import build_model
 images = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
 model = build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
-for content in (convert_to_float32(model), convert_to_int8(model, images)):
+for content in (convert_to_float32(model), convert_to_int8(model, images, 7)):
     print(hashlib.sha256(content).hexdigest())
 """
 
@@ -66,7 +68,7 @@ def test_an_int8_file_gives_nearly_the_logits_of_the_keras_model(
     model = build()
     exact = predict_logits(model, to_network_input(IMAGES))
 
-    logits = run_file(convert_to_int8(model, IMAGES), tmp_path)
+    logits = run_file(convert_to_int8(model, IMAGES, 7), tmp_path)
 
     error = np.abs(logits - exact).max()
     assert 0 < error < 0.05 * (exact.max() - exact.min())
@@ -75,7 +77,7 @@ def test_an_int8_file_gives_nearly_the_logits_of_the_keras_model(
 @pytest.mark.parametrize("build", [build_plain, build_residual])
 def test_no_tensor_of_an_int8_file_is_real(build: Callable[[], keras.Model], tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(convert_to_int8(build(), IMAGES))
+    path.write_bytes(convert_to_int8(build(), IMAGES, 7))
 
     interpreter = read_interpreter(path, 1, 1)
 
@@ -85,9 +87,72 @@ def test_no_tensor_of_an_int8_file_is_real(build: Callable[[], keras.Model], tmp
     assert types <= {np.int8, np.int32}  # int32: biases and shapes
 
 
+def read_kernels(content: bytes) -> list[np.ndarray]:
+    """Reads the int8 weights of a file through the runtime, in its order of tensors."""
+    interpreter = Interpreter(model_content=content)
+    interpreter.allocate_tensors()
+    kernels = []
+    for tensor in interpreter.get_tensor_details():
+        num_scales = len(
+            tensor["quantization_parameters"]["scales"]
+        )  # one for each output; activations have one in all
+        if tensor["dtype"] is np.int8 and len(tensor["shape"]) > 1 and num_scales > 1:
+            kernels.append(interpreter.get_tensor(tensor["index"]).copy())
+    return kernels
+
+
+def is_first_or_last(kernel: np.ndarray) -> bool:
+    """Tells whether a kernel of `build_plain` or `build_residual` sees the image, or gives the three logits."""
+    return kernel.shape[-1] == 1 or kernel.shape[0] == 3
+
+
+@pytest.mark.parametrize(("bits", "step", "last"), [(7, 2, 126), (6, 4, 124), (2, 64, 64)])
+@pytest.mark.parametrize("build", [build_plain, build_residual])
+def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits_allow(
+    build: Callable[[], keras.Model], bits: int, step: int, last: int
+) -> None:
+    model = build()
+    exact = read_kernels(convert_to_int8(model, IMAGES, 8))
+
+    rounded = read_kernels(convert_to_int8(model, IMAGES, bits))
+
+    assert [kernel.shape for kernel in rounded] == [kernel.shape for kernel in exact]
+    assert len(exact) == sum(hasattr(layer, "kernel") for layer in model.layers)
+    assert sum(map(is_first_or_last, exact)) == 2
+    for before, after in zip(exact, rounded, strict=True):
+        if is_first_or_last(before):
+            assert np.array_equal(after, before)
+            continue
+        assert np.all(after % step == 0)
+        assert (before.max(), after.max()) == (127, last)
+        is_within = np.abs(before) <= last
+        assert np.all(np.abs(before.astype(int) - after)[is_within] <= step / 2)
+        assert np.array_equal(after[~is_within], last * np.sign(before[~is_within]))
+
+
+def test_a_model_without_others_has_its_first_and_last_kernel_rounded() -> None:
+    model = build_model(list_layers(6, 3, [[4]], False, False, [], ["conv"], 0), seed=1)
+
+    kernels = read_kernels(convert_to_int8(model, IMAGES, 5))
+
+    assert len(kernels) == 2
+    assert all(np.all(kernel % 8 == 0) for kernel in kernels)
+
+
+def test_rounded_weights_change_nothing_else_and_compress_better(tmp_path: Path) -> None:
+    model = build_model(list_layers(6, 3, [[64, 64, 64]], False, True, [], ["conv"], 0), seed=1)
+
+    exact, rounded = (convert_to_int8(model, IMAGES, bits) for bits in (8, 6))
+
+    assert len(rounded) == len(exact)
+    assert compute_gzip_size_bytes(rounded) < 0.85 * compute_gzip_size_bytes(exact)
+    logits = run_file(exact, tmp_path)
+    assert 0 < np.abs(run_file(rounded, tmp_path) - logits).max() < 0.05 * (logits.max() - logits.min())
+
+
 def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
-    path.write_bytes(convert_to_int8(build_plain(), IMAGES // 5))  # at most 51/255 = 0.2
+    path.write_bytes(convert_to_int8(build_plain(), IMAGES // 5, 7))  # at most 51/255 = 0.2
 
     (given,) = read_interpreter(path, 1, 1).get_input_details()
 
@@ -97,7 +162,7 @@ def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> No
 def test_the_fifth_model_of_params_converts(tmp_path: Path) -> None:
     layers = list_layers(8, 3, **asdict(load_params().models["fifth"]))
 
-    content = convert_to_int8(build_model(layers, seed=1), np.pad(IMAGES, [(0, 0), (1, 1), (1, 1)])[:5])
+    content = convert_to_int8(build_model(layers, seed=1), np.pad(IMAGES, [(0, 0), (1, 1), (1, 1)])[:5], 7)
 
     (tmp_path / "model.tflite").write_bytes(content)
     assert read_interpreter(tmp_path / "model.tflite", 1, 1).get_output_details()[0]["dtype"] is np.int8
@@ -108,7 +173,7 @@ def test_the_bytes_are_the_same_in_every_process_whatever_it_did_before() -> Non
     model = build_residual()
     convert_to_float32(model)
 
-    contents = convert_to_float32(model), convert_to_int8(model, IMAGES)
+    contents = convert_to_float32(model), convert_to_int8(model, IMAGES, 7)
 
     elsewhere = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
     assert [hashlib.sha256(content).hexdigest() for content in contents] == elsewhere.split()
@@ -118,7 +183,7 @@ def test_a_conversion_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     model = build_plain()
 
     convert_to_float32(model)
-    convert_to_int8(model, IMAGES)
+    convert_to_int8(model, IMAGES, 7)
 
     assert capfd.readouterr() == ("", "")
 
@@ -128,6 +193,6 @@ def test_the_model_is_left_as_it_is() -> None:
     before = model.get_weights()
 
     convert_to_float32(model)
-    convert_to_int8(model, IMAGES)
+    convert_to_int8(model, IMAGES, 7)
 
     assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))

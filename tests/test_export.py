@@ -22,6 +22,7 @@ from stages.lib.litert import read_interpreter
 from stages.lib.metrics import compute_accuracy
 from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
 from stages.lib.params import StudyParams, load_params
+from stages.lib.tf import keras
 
 STUDY = StudyParams(models=("tiny", "thin"), augmentations=("none", "flip"))
 LATENCY = {"runtime": "a runtime", "num_threads": 1}
@@ -43,8 +44,15 @@ def compression() -> CompressionParams:
         loaded,
         prune=dataclasses.replace(loaded.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9)),
         shrink=dataclasses.replace(loaded.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5, 0.25)),
-        export=ExportParams(calibration_images=20, max_loss_float32=1.0, max_loss_int8=1.0),
+        export=ExportParams(calibration_images=20, weight_bits=6, max_loss_float32=1.0, max_loss_int8=1.0),
     )
+
+
+def write_measured_model(folder: Path, model: keras.Model) -> None:
+    images, labels = SPLITS["val"]
+    predicted = predict_logits(model, to_network_input(images)).argmax(axis=1)
+    write_model(folder / "model.h5", model)
+    write_json(folder / "metrics.json", {"val_accuracy": compute_accuracy(labels, predicted)})
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def folder(compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.M
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     for seed, model in enumerate(STUDY.models):
         layers = list_layers(6, 3, [[4]], False, False, [], ["conv"], 0)
-        write_model(Path(f"data/train/{model}-flip/model.h5"), build_model(layers, seed))
+        write_measured_model(Path(f"data/train/{model}-flip"), build_model(layers, seed))
     return tmp_path
 
 
@@ -117,9 +125,10 @@ def test_a_sample_of_more_than_there_are_has_them_all() -> None:
 def test_representative_images_are_a_sample_of_the_training_images(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def note(model: object, images: np.ndarray) -> bytes:
+    def note(model: object, images: np.ndarray, weight_bits: int) -> bytes:
         seen.append(images)
-        return convert_to_int8(model, images)
+        assert weight_bits == 6  # of `compression`
+        return convert_to_int8(model, images, weight_bits)
 
     monkeypatch.setattr(stage, "convert_to_int8", note)
 
@@ -157,7 +166,7 @@ def test_a_refusal_names_file_limit_loss_and_remedy() -> None:
     assert str(error.value) == (
         "data/export/train/tiny-flip/int8.tflite: expected the conversion to cost at most 0.02 of validation accuracy "
         "(export.max_loss_int8 in params.yaml), got 0.0500: 0.9000 fell to 0.8500; raise that limit if this is good "
-        "enough, or export.calibration_images"
+        "enough, or export.calibration_images or export.weight_bits"
     )
 
 
@@ -177,7 +186,7 @@ def test_a_conversion_that_costs_too_much_ends_the_stage_before_anything_is_writ
     written: set[str],
 ) -> None:
     limits = {"max_loss_float32": 1.0, "max_loss_int8": 1.0} | {f"max_loss_{precision}": 0.1}
-    strict = dataclasses.replace(compression, export=ExportParams(20, **limits))
+    strict = dataclasses.replace(compression, export=ExportParams(20, 7, **limits))
     monkeypatch.setattr(stage, "load_compression_params", lambda: strict)
     monkeypatch.setattr(
         stage,
@@ -280,7 +289,7 @@ def test_each_file_is_timed_after_its_model_is_written_and_is_identified(
 def test_folders_of_two_levels_become_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["export", "prune"])
     for name in ("uniform/0.5", "uniform/0.9", "lamp/0.5", "lamp/0.9"):
-        write_model(folder / "data/prune" / name / "model.h5", read_model(folder / "data/train/tiny-flip/model.h5"))
+        write_measured_model(folder / "data/prune" / name, read_model(folder / "data/train/tiny-flip/model.h5"))
 
     stage.main()
 

@@ -213,18 +213,18 @@ def test_a_child_ends_soon_after_its_parent_was_ended(number: signal.Signals) ->
         parent.send_signal(number)
         parent.wait()
 
-        assert parent.communicate(timeout=2)[1] == MESSAGE  # which is whole as soon as the child has ended
+        assert parent.communicate(timeout=10)[1] == MESSAGE  # which is whole as soon as the child has ended
 
 
 def test_a_child_ends_soon_after_its_parent_became_a_zombie() -> None:
     with watched() as (parent, _):
         parent.kill()  # it stays a zombie until this process waits for it
         assert parent.stderr is not None
-        is_ended, _, _ = select.select([parent.stderr], [], [], 2)
+        is_ended, _, _ = select.select([parent.stderr], [], [], 10)
 
         assert is_ended
         assert psutil.Process(parent.pid).status() == psutil.STATUS_ZOMBIE
-        assert parent.communicate(timeout=2)[1] == MESSAGE
+        assert parent.communicate(timeout=10)[1] == MESSAGE
 
 
 def test_a_child_lives_on_while_its_parent_lives() -> None:
@@ -241,7 +241,7 @@ def test_a_process_that_ends_so_has_the_status_of_a_terminated_one() -> None:
         parent.kill()
         parent.wait()
 
-        assert child.wait(timeout=2) == 143
+        assert child.wait(timeout=10) == 143
 
 
 def vanish() -> str:
@@ -271,7 +271,7 @@ def test_a_parent_that_ends_has_ended(
 
     end_with(parent)
 
-    assert ended.wait(timeout=2)
+    assert ended.wait(timeout=10)
     assert statuses == [143]
     assert "has ended" in capsys.readouterr().err
 

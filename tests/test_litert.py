@@ -39,7 +39,7 @@ def float32_path(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def int8_path(model: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("int8") / "model.tflite"
-    path.write_bytes(convert_to_int8(model, IMAGES))
+    path.write_bytes(convert_to_int8(model, IMAGES, 8))
     return path
 
 

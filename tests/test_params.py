@@ -38,6 +38,7 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "shrink.epochs": (1, 100_000),
     "shrink.clean_epochs": (0, 2),  # of 3 epochs
     "export.calibration_images": (1, 1_000_000),
+    "export.weight_bits": (2, 8),
 }
 NUMBERS = {
     "download.timeout_seconds": "(0, 3600]",

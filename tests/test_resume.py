@@ -118,6 +118,7 @@ def test_terminating_dvc_ends_the_training_and_the_next_repro_goes_on_with_it(fo
 def test_a_second_trainer_of_a_stage_is_refused(folder: Path) -> None:
     first = start(folder, *TRAIN)
     wait_for_epoch(first, 1)
+    os.killpg(first.pid, signal.SIGSTOP)  # else it may end while the second one starts
 
     second = start(folder, *TRAIN)
     printed, _ = second.communicate(timeout=60)

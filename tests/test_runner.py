@@ -311,7 +311,7 @@ def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock(tmp_dir: Path) ->
             with pytest.raises(UserError, match=f"^wait: already running here, as process {stage};"), hold_lock("wait"):
                 pass
             dvc.kill()
-            _, shown = dvc.communicate(timeout=2)  # the stage holds the other ends of the pipes
+            _, shown = dvc.communicate(timeout=10)  # the stage holds the other ends of the pipes
         finally:
             dvc.kill()
             with suppress(ProcessLookupError):

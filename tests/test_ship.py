@@ -59,7 +59,7 @@ def contents() -> dict[str, bytes]:
     kernel = np.stack([np.zeros(4), np.ones(4)], axis=1).astype(np.float32)
     model.layers[-1].set_weights([kernel, np.array([0, -2], np.float32)])
     images = np.stack([BLACK, WHITE])
-    return {"float32": convert_to_float32(model), "int8": convert_to_int8(model, images)}
+    return {"float32": convert_to_float32(model), "int8": convert_to_int8(model, images, 8)}
 
 
 @pytest.fixture

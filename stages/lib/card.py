@@ -24,7 +24,7 @@ def format_card(
         recipe: `dense`, the model that the file was made of, as `<network>-<augmentation>`; `epochs`, `optimizer`,
             `learning_rate`, `batch_size`, `schedule` and `label_smoothing` of its training; `prune_epochs` of all
             steps up to a pruned file's; `shrink_epochs` of each step; `scratch_epochs` of a network that was trained
-            anew; `calibration_images`.
+            anew; `calibration_images`; `weight_bits`.
         latency: what this file took where it was timed, as `stages.lib.latency` measures it; None if it was not.
         versions: by package.
     """
@@ -89,7 +89,8 @@ def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str
     if model["precision"] == "int8":
         lines.append(
             "Quantized to int8 throughout after training; the ranges were measured on "
-            f"{recipe['calibration_images']} training images."
+            f"{recipe['calibration_images']} training images, and the weights rounded to {recipe['weight_bits']} bits, "
+            "which makes the gzipped file smaller."
         )
     return "".join(f"- {line}\n" for line in lines)
 

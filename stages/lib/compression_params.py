@@ -40,6 +40,7 @@ class ExportParams:
     """How models become LiteRT files, and how much accuracy that may cost."""
 
     calibration_images: int
+    weight_bits: int
     max_loss_float32: float
     max_loss_int8: float
 
@@ -106,6 +107,7 @@ def _read_shrink(section: Section) -> ShrinkParams:
 def _read_export(section: Section) -> ExportParams:
     return ExportParams(
         calibration_images=section.integer("calibration_images", 1, 1_000_000),
+        weight_bits=section.integer("weight_bits", 2, 8),
         max_loss_float32=section.number("max_loss_float32", "[0, 1]"),
         max_loss_int8=section.number("max_loss_int8", "[0, 1]"),
     )
