@@ -1,4 +1,4 @@
-"""Training on two workers: two real processes on loopback, on a crumb of the real data."""
+"""Training on two workers: two real processes, on loopback or in networks of their own, on a crumb of the real data."""
 
 import json
 import os
@@ -8,6 +8,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import h5py
@@ -38,23 +40,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_workers(folder: Path, name: str = "tiny") -> list[subprocess.Popen[str]]:
-    """Starts two workers on free ports of loopback; the first one is the chief."""
+def list_free_addresses() -> list[str]:
+    """Lists two addresses of loopback with free ports."""
     sockets = [socket.socket() for _ in range(2)]
     for free in sockets:
         free.bind(("127.0.0.1", 0))
     addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
     for free in sockets:
         free.close()
-    processes = []
-    for index in range(2):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    return addresses
+
+
+def start_workers(
+    folder: Path,
+    name: str = "tiny",
+    addresses: Sequence[str] = (),
+    hosts: Sequence[Sequence[str]] = ((), ()),
+) -> list[subprocess.Popen[str]]:
+    """Starts two workers, on loopback without `addresses`; the first one is the chief.
+
+    `hosts` holds for each the start of a command line that runs the rest of it on that host.
+    """
+    workers, pipe, processes = list(addresses) or list_free_addresses(), subprocess.PIPE, []
+    for index, host in enumerate(hosts):
+        config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         environment = os.environ | {"TF_CONFIG": json.dumps(config)}
-        pipe = subprocess.PIPE
+        command = [*host, *train(name)]
         processes.append(
-            subprocess.Popen(train(name), cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+            subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
         )
     return processes
+
+
+@pytest.fixture
+def hosts() -> Iterator[list[list[str]]]:
+    """Is two network namespaces, 10.0.0.1 and 10.0.0.2, with a cable between them: commands that run others in each."""
+    hold = ("sh", "-c", "echo held; exec cat")
+    inside = ("--user", "--net", "--preserve-credentials")
+    with ExitStack() as stack:
+        entries: list[list[str]] = []
+        for start in (["unshare", "--map-root-user", "--net"], ["unshare", "--net"]):
+            command = [*(entries[0] if entries else []), *start, *hold]
+            holder = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            stack.callback(holder.kill)
+            assert holder.stdout is not None
+            if holder.stdout.readline() != b"held\n":
+                pytest.skip("this system lets its users have no networks of their own")
+            entries.append(["nsenter", f"--target={holder.pid}", *inside])
+        first = (
+            f"ip link add cable0 type veth peer name cable1 netns {holder.pid}",
+            "ip addr add 10.0.0.1/24 dev cable0",
+        )
+        second = ("ip addr add 10.0.0.2/24 dev cable1",)
+        for index, setup in enumerate((first, second)):
+            for line in (*setup, f"ip link set cable{index} up", "ip link set lo up"):
+                subprocess.run([*entries[index], *line.split()], check=True)
+        yield entries
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 120) -> str:
@@ -131,6 +172,25 @@ def test_a_lost_worker_ends_the_other_with_a_clear_error_and_the_next_run_goes_o
     for worker in workers:
         worker.kill()
         finish(worker)
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("ip", "nsenter", "unshare"))), reason="needs iproute2 and util-linux")
+def test_a_host_that_vanishes_from_the_network_ends_both_workers_with_a_clear_error(
+    folder: Path, hosts: list[list[str]]
+) -> None:
+    edit_params(folder, train={"epochs": 62})
+    workers = start_workers(folder, addresses=["10.0.0.1:12345", "10.0.0.2:12345"], hosts=hosts)
+    wait_for_line(workers[0], "epoch 2/")
+
+    began = time.monotonic()
+    subprocess.run([*hosts[1], "ip", "link", "set", "cable1", "down"], check=True)  # nobody is told
+    printed = [finish(worker, seconds=120) for worker in workers]
+
+    assert time.monotonic() - began < 120
+    for worker, shown in zip(workers, printed, strict=True):
+        assert worker.returncode == 1
+        assert "error: tiny-strong: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]
+        assert "Traceback" not in shown
 
 
 def test_a_batch_that_does_not_split_evenly_is_refused_before_any_work(folder: Path) -> None:

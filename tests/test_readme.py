@@ -37,7 +37,7 @@ def test_tables_are_those_that_the_pipeline_wrote() -> None:
         "data/compare/grid.md",
         "data/frontier/shrinking.md",
         "data/frontier/frontier.md",
-        *(f"tests/benchmarks/{name}.md" for name in ("repeats", "recipe", "training")),
+        *(f"tests/benchmarks/{name}.md" for name in ("repeats", "recipe", "training", "time_to_accuracy")),
     ]
     assert text == fill(text, read_staged_file), "run `python tests/test_readme.py`"
     for match in GENERATED.finditer(text):

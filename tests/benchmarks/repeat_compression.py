@@ -62,7 +62,7 @@ def add_rows(rows: Sequence[dict[str, str]]) -> None:
     with RESULTS.open("w", newline="") as file:
         writer = csv.DictWriter(file, (*RUN, *COLUMNS), lineterminator="\n")
         writer.writeheader()
-        writer.writerows([*others, *rows])
+        writer.writerows(sorted([*others, *rows], key=lambda row: [row[column] for column in RUN]))
     RESULTS.with_suffix(".md").write_text(format_rows(read_rows()))
 
 
