@@ -1,7 +1,8 @@
 """What are the models worth as files that are deployed? Exports those of one stage; `python -m stages.export SOURCE`.
 
-Each model becomes two LiteRT files: float32, and int8 throughout, whose ranges are measured on training images. Every
-accuracy of a file is measured through the runtime that would serve it.
+Each model becomes two LiteRT files: float32, and int8 throughout, whose ranges are measured on training images and
+whose weights are rounded, so that it compresses better. Every accuracy of a file is measured through the runtime that
+would serve it.
 
 Reads:
     data/<source>/.../model.h5, metrics.json, for a source of train, prune or shrink: of train, every model of the study
@@ -11,7 +12,7 @@ Reads:
 
 Writes, in data/export/<source>/<name>/, where the name is that of the model's folder, with - for /:
     float32.tflite, int8.tflite.
-    metrics.json: accuracy of both and of the Keras model, size raw and gzipped.
+    metrics.json: accuracy of both, and of the Keras model as its stage measured it; size raw and gzipped.
 and, no DVC outputs:
     data/timing/latency/<source>/<name>-<precision>.json: how long the file takes and how much memory; no two runs
         take the same.

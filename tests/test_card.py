@@ -170,9 +170,16 @@ def test_a_dense_model_was_only_trained() -> None:
 
 def test_int8_tells_what_its_ranges_were_measured_on() -> None:
     assert (
-        "Quantized to int8 throughout after training; the ranges were measured on 500 training images, and the weights "
-        "rounded to 7 bits, which makes the gzipped file smaller."
+        "Quantized to int8 throughout after training; the ranges were measured on 500 training images. Weights, but "
+        "those of the first and the last kernel, are rounded to 7 bits.\n"
     ) in write_card()
+
+
+def test_weights_of_eight_bits_are_not_rounded() -> None:
+    card = write_card(recipe=RECIPE | {"weight_bits": 8})
+
+    assert "the ranges were measured on 500 training images.\n" in card
+    assert "rounded" not in card
 
 
 def test_size_and_cost_are_counts() -> None:

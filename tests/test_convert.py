@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
+from stages.lib import convert
 from stages.lib.architecture import list_layers
 from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.litert import predict_logits as predict_logits_of_file
@@ -22,6 +23,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
 SCRIPT = """
 import hashlib
 import numpy as np
+from stages.lib import convert
 from stages.lib.architecture import list_layers
 from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.model import build_model
@@ -125,7 +127,8 @@ def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits
             continue
         assert np.all(after % step == 0)
         assert (before.max(), after.max()) == (127, last)
-        is_within = np.abs(before) <= last
+        is_within, is_half = np.abs(before) <= last, before % step == step / 2
+        assert np.all(after[is_within & is_half].astype(int) % (2 * step) == 0)
         assert np.all(np.abs(before.astype(int) - after)[is_within] <= step / 2)
         assert np.array_equal(after[~is_within], last * np.sign(before[~is_within]))
 
@@ -144,10 +147,22 @@ def test_rounded_weights_change_nothing_else_and_compress_better(tmp_path: Path)
 
     exact, rounded = (convert_to_int8(model, IMAGES, bits) for bits in (8, 6))
 
-    assert len(rounded) == len(exact)
+    is_kernel = np.zeros(len(exact), bool)
+    for kernel in read_kernels(exact):
+        if not is_first_or_last(kernel):
+            start = exact.index(kernel.tobytes())
+            is_kernel[start : start + kernel.size] = True
+    differs = np.frombuffer(exact, np.uint8) != np.frombuffer(rounded, np.uint8)
+    assert is_kernel.sum() == 2 * 64 * 64 * 9
+    assert np.all(is_kernel[differs])
     assert compute_gzip_size_bytes(rounded) < 0.85 * compute_gzip_size_bytes(exact)
     logits = run_file(exact, tmp_path)
     assert 0 < np.abs(run_file(rounded, tmp_path) - logits).max() < 0.05 * (logits.max() - logits.min())
+
+
+def test_a_file_without_int8_weights_is_not_rounded_in_silence() -> None:
+    with pytest.raises(ValueError, match="in int8"):
+        convert._round_weights(convert_to_float32(build_plain()), 7)
 
 
 def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> None:

@@ -240,6 +240,14 @@ def test_accuracies_are_those_of_the_files_on_whole_splits(folder: Path) -> None
     assert metrics["int8_test_accuracy"] == measure_accuracy_of_file(output / "int8.tflite", *SPLITS["test"])
 
 
+def test_the_accuracy_of_the_keras_model_is_that_which_its_stage_measured(folder: Path) -> None:
+    write_json(folder / "data/train/tiny-flip/metrics.json", {"val_accuracy": 0.123})
+
+    stage.main()
+
+    assert read_json(folder / "data/export/train/tiny-flip/metrics.json")["keras_val_accuracy"] == 0.123
+
+
 def test_an_accuracy_counts_every_image_once_on_all_cpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 

@@ -114,12 +114,15 @@ def test_a_stage_that_finds_no_space_says_so_in_a_line_and_leaves_what_was_there
 
 def test_a_training_that_found_no_space_goes_on_once_there_is_some(disk: Disk) -> None:
     before = compute_checksums(disk.clone / "data/train")
-    disk.fill(2**17)
-    assert disk.run("dvc", "repro", "--force", "--single-item", "train@tiny-strong").returncode != 0
+    disk.fill(2**17)  # the checkpoint of the first epoch fits, that of the second not beside it
+
+    stopped = disk.run(sys.executable, "-m", "stages.train", "tiny", "strong")
     disk.empty()
+    result = disk.run("dvc", "repro", "--force", "--single-item", "train@tiny-strong")
 
-    result = disk.run("dvc", "repro")
-
+    assert stopped.returncode == 1
+    assert "[Errno 28] No space left on device" in stopped.stderr
     assert result.returncode == 0, result.stderr
+    assert "goes on after epoch 1" in result.stdout + result.stderr
     assert compute_checksums(disk.clone / "data/train") == before
     assert disk.run("git", "status", "--porcelain", "dvc.lock").stdout == ""

@@ -182,11 +182,15 @@ def test_a_host_that_vanishes_from_the_network_ends_both_workers_with_a_clear_er
     workers = start_workers(folder, addresses=["10.0.0.1:12345", "10.0.0.2:12345"], hosts=hosts)
     wait_for_line(workers[0], "epoch 2/")
 
-    began = time.monotonic()
-    subprocess.run([*hosts[1], "ip", "link", "set", "cable1", "down"], check=True)  # nobody is told
-    printed = [finish(worker, seconds=120) for worker in workers]
+    try:
+        for index, host in enumerate(hosts):  # packets go to a card that is not there: no end hears of it
+            lost = f"ip neigh replace 10.0.0.{2 - index} lladdr 02:00:00:00:00:99 dev cable{index} nud permanent"
+            subprocess.run([*host, *lost.split()], check=True)
+        printed = [finish(worker, seconds=120) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
 
-    assert time.monotonic() - began < 120
     for worker, shown in zip(workers, printed, strict=True):
         assert worker.returncode == 1
         assert "error: tiny-strong: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -121,10 +122,14 @@ def test_a_second_trainer_of_a_stage_is_refused(folder: Path) -> None:
     os.killpg(first.pid, signal.SIGSTOP)  # else it may end while the second one starts
 
     second = start(folder, *TRAIN)
-    printed, _ = second.communicate(timeout=60)
+    try:
+        printed, _ = second.communicate(timeout=60)
+    finally:
+        for process in (first, second):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
-    os.killpg(first.pid, signal.SIGKILL)
-    first.communicate()
     assert second.returncode == 1
     assert printed.strip().endswith(
         f"{STAGE}: already running here, as process {first.pid}; wait for it to end, or end it"

@@ -87,10 +87,11 @@ def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str
             f"{recipe['shrink_epochs']} epochs of fine-tuning in each step."
         )
     if model["precision"] == "int8":
+        bits = recipe["weight_bits"]
         lines.append(
             "Quantized to int8 throughout after training; the ranges were measured on "
-            f"{recipe['calibration_images']} training images, and the weights rounded to {recipe['weight_bits']} bits, "
-            "which makes the gzipped file smaller."
+            f"{recipe['calibration_images']} training images."
+            + (f" Weights, but those of the first and the last kernel, are rounded to {bits} bits." if bits < 8 else "")
         )
     return "".join(f"- {line}\n" for line in lines)
 

@@ -21,7 +21,7 @@ def convert_to_int8(model: keras.Model, images: np.ndarray, weight_bits: int) ->
     Args:
         model: from (N, size, size, 1) float32 in [0, 1] to (N, classes) logits.
         images: (N, size, size) uint8, from which the range of every activation is measured.
-        weight_bits: of the 8 bits of a weight, how many say something, 2 to 8; see `round_weights`.
+        weight_bits: of the 8 bits of a weight, how many say something, 2 to 8; 8 rounds none; see `_round_weights`.
 
     Raises:
         ConverterError: if a layer has no int8 kernel, for none is left in float32.
@@ -38,21 +38,26 @@ def convert_to_int8(model: keras.Model, images: np.ndarray, weight_bits: int) ->
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_input_type = tf.int8
     converter.inference_output_type = tf.int8
-    return round_weights(_convert(converter), weight_bits)
+    return _round_weights(_convert(converter), weight_bits)
 
 
-def round_weights(content: bytes, bits: int) -> bytes:
+def _round_weights(content: bytes, bits: int) -> bytes:
     """Rounds int8 weights of a LiteRT file to multiples of 2 ** (8 - bits), so that it compresses better.
 
     It stays a file of the same length for the same kernels of the runtime, with the same scales: a weight has fewer
-    values to choose from, which gzip writes in fewer bits. What is rounded past 127 goes one multiple back. The first
-    and the last kernel stay as they are, unless there are no others: they are small, and rounding them cost more
-    accuracy than rounding all others.
+    values to choose from, which gzip writes in fewer bits. Halves go to the even multiple, and so more often to 0. What
+    is rounded past 127 goes one multiple back. The first and the last kernel stay as they are, unless there are no
+    others: rounding them cost more accuracy than rounding all others, and they are small but in tiny networks.
+
+    Raises:
+        ValueError: if there are no int8 kernels.
     """
     step = 2 ** (8 - bits)
     last = 127 // step
     rounded = bytearray(content)
     kernels = _view_kernels(rounded)
+    if not kernels:
+        raise ValueError("expected a LiteRT file with convolutions or dense layers in int8")
     for weights in kernels[1:-1] or kernels:
         weights[:] = np.clip(np.rint(weights / step), -last, last) * step
     return bytes(rounded)
@@ -68,7 +73,8 @@ def _view_kernels(content: bytearray) -> list[np.ndarray]:
         kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
         if kind in (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED):
             weights = graph.Tensors(operator.Inputs(1))  # the first input is what they are multiplied with
-            kernels.append(model.Buffers(weights.Buffer()).DataAsNumpy().view(np.int8))
+            if weights.Type() == schema.TensorType.INT8:
+                kernels.append(model.Buffers(weights.Buffer()).DataAsNumpy().view(np.int8))
     return kernels
 
 
