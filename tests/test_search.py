@@ -13,16 +13,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import optuna
 import psutil
 import psycopg
 import pytest
+from optuna.storages._rdb.models import TrialModel
 from pipeline import commit, dvc, edit_params, require_program, run, run_commands
 
 from stages.lib.trial import is_diverged
+from stages.tools.search import open_storage
 
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
 HOPELESS = 1e-09
@@ -82,6 +87,14 @@ def list_running(folder: Path) -> list[str]:
 
 def has_started(folder: Path) -> bool:
     return any("stages.train" in command for command in list_running(folder))
+
+
+def find_slowly(cls: Any, trial_id: int, session: Any, for_update: bool = False) -> Any:
+    """Reads a trial as Optuna does; others have time to read it, too, before it is changed."""
+    query = session.query(cls).filter(cls.trial_id == trial_id)
+    trial = (query.with_for_update() if for_update else query).one()
+    time.sleep(0.2)
+    return trial
 
 
 def read_trials(folder: Path) -> list[dict[str, str]]:
@@ -193,6 +206,24 @@ def test_pictures_are_drawn_anew_on_request(searched: Searched) -> None:
 def test_a_search_that_is_complete_starts_nothing_and_says_what_came_out(searched: Searched, command: str) -> None:
     printed = run_commands(searched.folder, command).splitlines()
     assert printed == ["goes on with 3 of 3 trials", *searched.printed.splitlines()[-2:]]
+
+
+@pytest.mark.usefixtures("tmp_dir")
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_trial_that_waits_is_given_to_one_worker_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(find_slowly))
+    workers = 4
+    study = optuna.create_study(storage=open_storage(None))
+    for number in range(workers):
+        study.enqueue_trial({"number": number})
+
+    def take() -> int:
+        return optuna.load_study(study_name=study.study_name, storage=open_storage(None)).ask().number
+
+    with ThreadPoolExecutor(workers) as pool:
+        taken = [pool.submit(take) for _ in range(workers)]
+
+    assert sorted(future.result() for future in taken) == list(range(workers))
 
 
 def test_a_search_leaves_nothing_in_git(searched: Searched) -> None:

@@ -203,7 +203,22 @@ def show_url(url: str) -> str:
         return "the URL"
 
 
-def open_storage(url: str | None) -> RDBStorage:
+class Storage(RDBStorage):
+    """A database of trials that hands a waiting trial to one worker only.
+
+    Optuna locks the row while it takes one, which SQLite cannot: two threads could get the same trial.
+    """
+
+    taking = threading.Lock()
+    """Of all threads; a database in SQLite has one process at a time, and others lock rows."""
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """Changes the state of a trial; false if it is no longer waiting, and was to be run."""
+        with self.taking:
+            return bool(super().set_trial_state_values(trial_id, state, values))
+
+
+def open_storage(url: str | None) -> Storage:
     """Opens the database, and makes its tables where there are none.
 
     Raises:
@@ -214,7 +229,7 @@ def open_storage(url: str | None) -> RDBStorage:
     options = {"pool_pre_ping": True} if url else {"connect_args": {"timeout": 60}}
     for attempts_left in (4, 3, 2, 1, 0):
         try:
-            return RDBStorage(
+            return Storage(
                 address,
                 engine_kwargs=options,
                 heartbeat_interval=HEARTBEAT_SECONDS,
