@@ -26,6 +26,7 @@ Nothing here feeds a choice.
 
 from collections.abc import Sequence
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def plot_shrinking(rows: Sequence[dict[str, Any]], macs: dict[str, dict[str, int
     """Plots accuracy against MACs, a color a way of shrinking, and beside it the MACs of each layer at each share."""
     dense, *shrunk = rows
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    for color, way in zip(COLORS, dict.fromkeys(row["filters"] for row in shrunk), strict=False):
+    for color, way in zip(cycle(COLORS), dict.fromkeys(row["filters"] for row in shrunk), strict=False):
         line = [dense, *[row for row in shrunk if row["filters"] == way]]
         million_macs = [row["macs"] / 1e6 for row in line]
         for split, label, style in (("test", "test", "-"), ("val", "validation", ":")):
@@ -232,7 +233,7 @@ def plot_shrinking(rows: Sequence[dict[str, Any]], macs: dict[str, dict[str, int
         xlabel="million MACs an image", ylabel="accuracy (%)", title=f"{key} with fewer filters, by how they are chosen"
     )
     left.legend(frameon=False)
-    for position, (color, (name, of_layers)) in enumerate(zip(COLORS, macs.items(), strict=False)):
+    for position, (color, (name, of_layers)) in enumerate(zip(cycle(COLORS), macs.items(), strict=False)):
         places = np.arange(len(of_layers)) + 0.8 * (position + 0.5) / len(macs) - 0.4
         right.barh(places, [count / 1e6 for count in of_layers.values()], 0.8 / len(macs), color=color, label=name)
         right.set_yticks(range(len(of_layers)), list(of_layers))

@@ -12,7 +12,7 @@ Writes, in data/evaluate/<model>-<augmentation>/:
     confusion.csv: actual and predicted class name of each test image, for DVC's confusion template.
     reliability.png: confidence against accuracy.   gallery.png: the most confident mistakes.
 
-No stage before `compare` reads these numbers: no choice rests on the test images.
+Other stages show these numbers; no choice rests on them.
 """
 
 import math

@@ -33,7 +33,7 @@ from stages.lib.arguments import parse_names
 from stages.lib.compression_params import PruneParams, ShrinkParams, load_compression_params
 from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.errors import UserError
-from stages.lib.files import read_json, read_split, write_bytes, write_json
+from stages.lib.files import read_json, read_split, replacing, write_json
 from stages.lib.hardware import read_cpu_name
 from stages.lib.latency import measure_in_fresh_process
 from stages.lib.litert import predict_logits, read_interpreter
@@ -112,9 +112,10 @@ def export_model(
     contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, representative, weight_bits)}
     for precision, content in contents.items():
         path = folder / f"{precision}.tflite"
-        write_bytes(path, content)
-        val_accuracy = measure_accuracy_of_file(path, *val)
-        check_loss(path, metrics["keras_val_accuracy"], val_accuracy, max_losses[precision])
+        with replacing(path) as temporary:  # a refused file never gets its name
+            temporary.write_bytes(content)
+            val_accuracy = measure_accuracy_of_file(temporary, *val)
+            check_loss(path, metrics["keras_val_accuracy"], val_accuracy, max_losses[precision])
         metrics[f"{precision}_val_accuracy"] = val_accuracy
         metrics[f"{precision}_test_accuracy"] = measure_accuracy_of_file(path, *test)
         metrics[f"{precision}_size_bytes"] = len(content)

@@ -46,6 +46,7 @@ OUTPUT = Path("data/frontier")
 FLOAT32_BYTES = 4
 PRECISIONS = ("float32", "int8")
 TIMES = ("median_ms", "p25_ms", "p75_ms", "runs")
+MEASURED_WITH = ("peak_memory_mib", "runtime_memory_mib", "num_threads", "cpu", "runtime", "sha256")
 KIND_OF = {"train": "dense", "prune": "pruned", "shrink": "shrunk"}  # by the stage that made the model
 SOURCE_OF = {kind: source for source, kind in KIND_OF.items()}
 STYLES = {"dense": (COLORS[0], "o"), "pruned": (COLORS[2], "^"), "shrunk": (COLORS[1], "s"), "published": ("0.5", "D")}
@@ -118,7 +119,7 @@ def read_dense(model: str, augmentation: str) -> dict[str, Any]:
 
 
 def read_exported(source: str, name: str, cost: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Reads the rows of one model's LiteRT files, one a precision; `cost` is that of the model."""
+    """Reads the rows of one model's LiteRT files, one a precision; `cost`, zeros included, is the Keras model's."""
     measured = read_json(DATA / "export" / source / name / "metrics.json")
     columns = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")
     return [
@@ -216,7 +217,7 @@ def read_latency(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: timing["batch_1"][name] for name in TIMES},
         **{f"batch_32_{name}": timing["batch_32"][name] for name in TIMES},
-        **{name: timing[name] for name in ("peak_memory_mib", "runtime_memory_mib", "num_threads", "cpu")},
+        **{name: timing[name] for name in MEASURED_WITH},
     }
 
 
@@ -247,8 +248,13 @@ def list_points(rows: Sequence[Mapping[str, Any]], panel: Panel) -> list[Point]:
 
 
 def describe_point(row: Mapping[str, Any]) -> str:
-    """Writes the label of a point; int8 is named, because most files are float32."""
-    return f"{row['name']} int8" if row["precision"] == "int8" else str(row["name"])
+    """Writes the label of a point; int8 is named, because most files are float32, and Keras, because most are LiteRT.
+
+    >>> describe_point({"name": "first-flip", "precision": "float32", "format": "keras"})
+    'first-flip (Keras)'
+    """
+    suffix = " (Keras)" if row["format"] == "keras" else " int8" if row["precision"] == "int8" else ""
+    return f"{row['name']}{suffix}"
 
 
 def draw_points(axis: Axes, points: Sequence[Point]) -> None:
@@ -354,7 +360,7 @@ def plot_fronts(rows: Sequence[Mapping[str, Any]], panels: Sequence[Panel], titl
     floor = max(row["test_accuracy"] for row in rows if row["kind"] != "published") - SHOWN_POINTS / 100
     shown = [row for row in rows if row["test_accuracy"] >= floor]
     caption = (
-        "Front: no other model of ours is at least as accurate on the validation images at no more cost. "
+        "Front: no other model of ours is at least as good in both, validation accuracy and cost, and better in one. "
         "The test accuracy, drawn here, chose nothing.\n" + notes
     )
     if len(shown) < len(rows):
@@ -384,7 +390,9 @@ def plot_latency(timed: Sequence[Mapping[str, Any]]) -> Figure:
     """Plots the files that were timed here against time; a sentence stands in for the picture if there are none."""
     if timed:
         title = "What accuracy costs in time: one image at a time"
-        return plot_fronts(timed, (TIME_PANEL,), title, f"LiteRT on {timed[0]['cpu']}.")
+        return plot_fronts(
+            timed, (TIME_PANEL,), title, f"LiteRT on {timed[0]['cpu']}. Times are compared by two digits."
+        )
     figure, axis = plt.subplots(figsize=(10, 1))
     axis.axis("off")
     axis.text(0.5, 0.5, "No exported file was timed on the machine that drew this.", ha="center", va="center")
@@ -404,11 +412,8 @@ def list_times(timed: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         "macs",
         *TIMES,
         *(f"batch_32_{name}" for name in TIMES),
-        "peak_memory_mib",
-        "runtime_memory_mib",
+        *MEASURED_WITH,
         "is_on_time_front",
-        "num_threads",
-        "cpu",
     )
     return [{column: row[column] for column in columns} for row in timed] or [dict.fromkeys(columns)]
 

@@ -77,7 +77,7 @@ OUTPUT = Path("data/report")
 STUDY_CHOICE = ("third", "strong")
 WORDS = {  # columns of text; all others hold numbers
     "actual", "augmentation", "class", "cpu", "filters", "format", "kind", "layer", "model", "name", "output_shape",
-    "precision", "predicted", "published_by", "ranking", "split", "stage",
+    "precision", "predicted", "published_by", "ranking", "runtime", "sha256", "split", "stage",
 }  # fmt: skip
 NOT_VERSIONS = ("date", "cpu", "num_cpus", "policy", "seconds", "images_per_second")
 

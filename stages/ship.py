@@ -4,7 +4,7 @@ Reads:
     data/frontier/frontier.csv: every file with its numbers; data/select_model/metrics.json: the chosen dense model.
     data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
-    data/timing/latency/: how long the file takes, if that was measured on this machine.
+    data/frontier/latency.csv: how long the file takes, where that was measured; no dependency, as it tells times.
 
 Writes, in data/ship/, DVC outputs (the same bytes in every run):
     model.tflite: a copy of the chosen file.
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.card import format_card
+from stages.lib.card import FASHION_MNIST, format_card
 from stages.lib.compression_params import CompressionParams, PruneParams, ShrinkParams, load_compression_params
 from stages.lib.errors import UserError
 from stages.lib.files import read_csv, read_json, read_split, write_bytes, write_json
@@ -38,10 +38,11 @@ from stages.lib.metrics import (
     compute_probabilities,
     compute_reliability,
 )
-from stages.lib.params import TrainParams, load_params
-from stages.lib.runner import TIMING, run_stage
+from stages.lib.params import DatasetParams, TrainParams, load_params
+from stages.lib.runner import run_stage
 
 FRONTIER = Path("data/frontier/frontier.csv")
+LATENCY = Path("data/frontier/latency.csv")
 CHOSEN = Path("data/select_model/metrics.json")
 EXPORTED = Path("data/export")
 TEST_SET = Path("data/prepare/test.npz")
@@ -50,6 +51,7 @@ OUTPUT = Path("data/ship")
 SOURCE_OF = {"dense": "train", "pruned": "prune", "shrunk": "shrink"}  # by the kind of the model
 COUNTS = ("size_bytes", "gzip_size_bytes", "macs", "parameters")
 FRACTIONS = ("val_accuracy", "sparsity")
+FASHION_MNIST_SHA256 = "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"  # of its training images
 BATCH_SIZE = 100
 NUM_CONFUSED = 3  # pairs of classes that the card names
 PACKAGES = ("ai-edge-litert", "tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
@@ -125,9 +127,7 @@ def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
 
 def describe_input(details: Mapping[str, Any]) -> dict[str, Any]:
     """Describes the input: `range` holds what stands for black and for white."""
-    tensor = describe_tensor(
-        details, "grey level / 255, 0 black to 1 white; the product is light, the background black"
-    )
+    tensor = describe_tensor(details, "grey level / 255, 0 black to 1 white; what is shown is light on black")
     if tensor["dtype"] == "int8":
         black_and_white = quantize(np.array([0.0, 1.0]), tensor["scale"], tensor["zero_point"])
         return tensor | {"range": black_and_white.tolist()}
@@ -189,8 +189,7 @@ def describe_model(
     shipped: Mapping[str, Any],
     content: bytes,
     measured: Mapping[str, Any],
-    class_names: Sequence[str],
-    image_size_px: int,
+    dataset: DatasetParams,
     reason: str,
 ) -> dict[str, Any]:
     """Puts together the content of model.json; only a pruned model has a sparsity."""
@@ -203,19 +202,19 @@ def describe_model(
         "sha256": sha256(content).hexdigest(),
         **{name: shipped[name] for name in ("size_bytes", "gzip_size_bytes")},
         **counts,
-        "image_size_px": image_size_px,
-        "class_names": list(class_names),
+        "dataset": FASHION_MNIST if FASHION_MNIST_SHA256 in dataset.files.values() else "another data set",
+        "image_size_px": dataset.image_size_px,
+        "class_names": list(dataset.class_names),
         **{name: measured[name] for name in ("input", "output")},
         "val_accuracy": shipped["val_accuracy"],
         **{name: value for name, value in measured.items() if name not in ("input", "output")},
     }
 
 
-def read_latency(model: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Reads what the shipped file took; None if this very file was not timed here."""
-    path = TIMING / "latency" / model["source"] / f"{model['name']}-{model['precision']}.json"
-    latency = read_json(path) if path.exists() else {"sha256": None}
-    return latency if latency["sha256"] == model["sha256"] else None
+def read_latency(sha256: str) -> dict[str, str] | None:
+    """Reads what the file with this SHA-256 took; None if it was not timed."""
+    rows = read_csv(LATENCY) if LATENCY.exists() else []
+    return next((row for row in rows if row["sha256"] == sha256), None)
 
 
 def read_versions() -> dict[str, str]:
@@ -224,33 +223,33 @@ def read_versions() -> dict[str, str]:
 
 
 def count_scratch_epochs(name: str, epochs: int, shrink: ShrinkParams) -> int:
-    """Counts the epochs of a network that was trained anew at the share of the MACs in `name`; 0 for other files."""
+    """Counts the epochs of a shrunk network that was trained anew at the share of the MACs in `name`; 0 for others."""
     shares = [f"scratch-{share}" for share in shrink.macs_shares]
     return epochs + (shares.index(name) + 1) * shrink.epochs if name in shares else 0
 
 
 def count_prune_epochs(name: str, prune: PruneParams) -> int:
-    """Counts the epochs of all steps up to the one that pruned the model `name`; 0 for other models."""
+    """Counts the epochs of all steps up to the one that pruned the model `name`."""
     sparsities = [str(sparsity) for sparsity in prune.sparsities]
-    ranking, _, sparsity = name.partition("-")
-    return sum(prune.epochs[: sparsities.index(sparsity) + 1]) if ranking in prune.rankings else 0
+    return sum(prune.epochs[: sparsities.index(name.partition("-")[2]) + 1])
 
 
 def list_recipe(
     shipped: Mapping[str, Any], chosen: Mapping[str, Any], train: TrainParams, compression: CompressionParams
 ) -> dict[str, Any]:
     """Lists what the card tells of how the file was made; `dense` names the model that it was made of."""
+    name, source = shipped["name"], shipped["source"]
     return {
-        "dense": shipped["name"] if shipped["source"] == "train" else chosen["chosen"],
+        "dense": name if source == "train" else chosen["chosen"],
         "epochs": train.epochs,
         "optimizer": train.optimizer,
         "learning_rate": train.learning_rate,
         "batch_size": train.batch_size,
         "schedule": train.schedule,
         "label_smoothing": train.label_smoothing,
-        "prune_epochs": count_prune_epochs(shipped["name"], compression.prune),
+        "prune_epochs": count_prune_epochs(name, compression.prune) if source == "prune" else 0,
         "shrink_epochs": compression.shrink.epochs,
-        "scratch_epochs": count_scratch_epochs(shipped["name"], train.epochs, compression.shrink),
+        "scratch_epochs": count_scratch_epochs(name, train.epochs, compression.shrink) if source == "shrink" else 0,
         "calibration_images": compression.export.calibration_images,
         "weight_bits": compression.export.weight_bits,
     }
@@ -266,17 +265,17 @@ def write_outputs(model: Mapping[str, Any], content: bytes, card: str) -> None:
 def main() -> None:
     """Runs the stage."""
     params, compression = load_params(), load_compression_params()
-    class_names, max_loss = params.dataset.class_names, compression.ship.max_loss
+    max_loss = compression.ship.max_loss
     files, chosen = read_files(), read_json(CHOSEN)
     good = list_good_files(files, chosen, max_loss)
     shipped = select_file(good)
     reason = explain(shipped, len(good), len(files), chosen, max_loss)
     path = EXPORTED / shipped["source"] / shipped["name"] / f"{shipped['precision']}.tflite"
-    measured = run_file(path, read_split(TEST_SET), class_names, params.evaluate.calibration_bins)
+    measured = run_file(path, read_split(TEST_SET), params.dataset.class_names, params.evaluate.calibration_bins)
     content = path.read_bytes()
-    model = describe_model(shipped, content, measured, class_names, params.dataset.image_size_px, reason)
+    model = describe_model(shipped, content, measured, params.dataset, reason)
     recipe = list_recipe(shipped, chosen, params.train, compression)
-    write_outputs(model, content, format_card(model, recipe, read_latency(model), read_versions()))
+    write_outputs(model, content, format_card(model, recipe, read_latency(model["sha256"]), read_versions()))
     print(f"{OUTPUT}: {reason}")
 
 

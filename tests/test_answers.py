@@ -137,6 +137,15 @@ def test_augmentation_is_judged_on_images_as_they_are_and_distorted(
     assert f"trained for, blur {change}" in answer
 
 
+def test_augmentation_that_changes_nothing_distorts_nothing() -> None:
+    rows = [candidate("a", "plain", 0.9), candidate("a", "idle", 0.91)]
+
+    answer = answer_augmentation(rows, "plain", 10_000)
+
+    assert "idle" in answer
+    assert "distorted" not in answer
+
+
 def test_augmentation_without_a_comparison_says_so() -> None:
     rows = [candidate("a", "blur", 0.9)]
     assert "so nothing says whether it helped" in answer_augmentation(rows, None, 100)

@@ -63,9 +63,12 @@ def test_log_axis_has_more_ticks_where_it_is_short() -> None:
     assert texts(make_log_axis("kB", [53, 104_000])) == ["100", "1,000", "10,000", "100,000"]
 
 
-def test_log_axis_of_one_value_has_the_value_inside() -> None:
-    axis = make_log_axis("kB", [5.0, 5.0])
-    assert axis.low < 5 < axis.high
+@pytest.mark.parametrize("value", [5.0, 37.156608, 72.480512, 0.301])
+def test_log_axis_of_one_value_has_the_value_and_a_tick_inside(value: float) -> None:
+    axis = make_log_axis("million MACs", [value, value])
+
+    assert axis.low < value < axis.high
+    assert axis.ticks
 
 
 def test_scale_is_linear_or_logarithmic_as_its_axis() -> None:

@@ -380,6 +380,15 @@ def test_the_picture_of_shrinking_has_a_line_a_way_and_bars_for_each_layer_and_s
     assert [label.get_text() for label in right.get_yticklabels()] == ["conv1"]
 
 
+def test_the_picture_of_shrinking_has_bars_for_more_shares_than_colors() -> None:
+    chosen = read_candidate("small", "flip")
+    macs = {f"at most {share} %": {"conv1": share} for share in range(90, 0, -10)}
+
+    _, right = plot_shrinking(list_shrunk(WAYS, SHARES, chosen), macs, "small-flip").axes
+
+    assert len(right.patches) == 9
+
+
 def test_the_table_shows_candidates_the_best_validation_accuracy_first() -> None:
     candidates = [row | {"training_seconds": 61.4} for row in read_all()]
 

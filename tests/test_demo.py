@@ -22,7 +22,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from stages.lib.files import write_arrays
-from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES
+from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts, read_model
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["Trouser", "Sneaker", "Bag", "Coat"]
@@ -370,6 +370,14 @@ def test_without_test_images_there_is_nothing_to_click(folder: Path, tmp_path: P
             process.kill()
 
     assert "From the test set" not in shown
+
+
+@pytest.mark.parametrize(("port", "host"), [(80, "localhost"), (80, "127.0.0.1:80"), (8000, "localhost:8000")])
+def test_browsers_may_leave_out_the_port_of_http(folder: Path, port: int, host: str) -> None:
+    app = build_app(read_model(folder / "data/ship/model.tflite"), {}, list_hosts(port))
+
+    assert app.test_client().get("/", headers={"Host": host}).status_code == 200
+    assert app.test_client().get("/", headers={"Host": "localhost:81"}).status_code == 403
 
 
 def test_tensorflow_is_not_loaded() -> None:

@@ -238,6 +238,7 @@ def test_of_the_study_the_better_training_of_each_model_of_the_run_is_listed() -
 
 def test_a_file_that_was_timed_here_has_its_times() -> None:
     write_latency("prune", "lamp-0.9", "int8", 0.2)
+    content = Path("data/export/prune/lamp-0.9/int8.tflite").read_bytes()
 
     assert read_latency(find(read_models(), "lamp-0.9", "int8")) == {
         "median_ms": 0.2,
@@ -252,6 +253,8 @@ def test_a_file_that_was_timed_here_has_its_times() -> None:
         "runtime_memory_mib": 8.5,
         "num_threads": 1,
         "cpu": "a CPU",
+        "runtime": "ai-edge-litert 2.3.0",
+        "sha256": sha256(content).hexdigest(),
     }
 
 

@@ -149,6 +149,12 @@ def test_two_stages_run_side_by_side() -> None:
         lock("train@third-flip")
 
 
+@pytest.mark.usefixtures("tmp_dir")
+def test_a_mistyped_argument_with_a_slash_is_left_to_the_stage_to_refuse() -> None:
+    with hold_lock("complexity@a/b"):
+        pass
+
+
 def test_the_lock_is_a_file_in_the_running_folder_that_names_its_holder_alone(tmp_dir: Path) -> None:
     path = tmp_dir / "data/running/train@third-none"
     path.parent.mkdir(parents=True)

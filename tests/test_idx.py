@@ -132,5 +132,5 @@ def test_the_highest_label_is_one_less_than_the_number_of_classes(path: Path) ->
 
 
 def test_a_missing_file_is_named(path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="some-idx-file"):
+    with pytest.raises(UserError, match="some-idx-file: not found; run `dvc repro` to make it"):
         read_idx(path, num_dims=1)

@@ -10,10 +10,8 @@ import pytest
 from stages.lib import latency
 from stages.lib.convert import convert_to_float32
 from stages.lib.errors import UserError
-from stages.lib.latency import measure, measure_in_fresh_process, read_memory_mib, summarize, time_runs
+from stages.lib.latency import measure, measure_in_fresh_process, summarize, time_runs
 from stages.lib.tf import keras
-
-STATUS = "Name:\tpython\nVmPeak:\t 999 kB\nVmHWM:\t    3072 kB\nVmRSS:\t    1536 kB\nThreads:\t1\n"
 
 
 @pytest.fixture(scope="module")
@@ -95,22 +93,6 @@ def test_the_warm_up_is_no_part_of_the_measurement(path: Path, monkeypatch: pyte
 
 
 # Memory
-
-
-@pytest.mark.parametrize(("name", "mib"), [("VmRSS", 1.5), ("VmHWM", 3.0)])
-def test_memory_is_read_in_mib(name: str, mib: float, tmp_path: Path) -> None:
-    (tmp_path / "status").write_text(STATUS)
-
-    assert read_memory_mib(name, tmp_path / "status") == mib
-
-
-def test_the_memory_of_a_process_is_its_own_and_not_that_of_the_one_that_started_it() -> None:
-    script = "from stages.lib.latency import read_memory_mib; print(read_memory_mib('VmHWM'))"
-    mine = bytearray(300 * 2**20)
-
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-
-    assert float(result.stdout) < len(mine) / 2**20
 
 
 def test_what_the_file_takes_is_the_peak_less_the_memory_before_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

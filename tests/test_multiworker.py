@@ -164,7 +164,7 @@ def test_a_lost_worker_ends_the_other_with_a_clear_error_and_the_next_run_goes_o
 
     assert time.monotonic() - began < 60
     assert workers[1 - lost].returncode == 1
-    assert "error: tiny-strong: a worker that TF_CONFIG names was lost" in printed.splitlines()[-1]
+    assert "error: train@tiny-strong: a worker that TF_CONFIG names was lost" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     finish(workers[lost])
     workers = start_workers(folder)
@@ -193,7 +193,7 @@ def test_a_host_that_vanishes_from_the_network_ends_both_workers_with_a_clear_er
 
     for worker, shown in zip(workers, printed, strict=True):
         assert worker.returncode == 1
-        assert "error: tiny-strong: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]
+        assert "error: train@tiny-strong: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]
         assert "Traceback" not in shown
 
 

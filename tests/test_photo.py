@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,19 @@ def test_16_bits_are_scaled_by_their_range(tmp_path: Path) -> None:
     levels[5] = 32768
 
     assert np.unique(read_photo(save(tmp_path / "x.png", levels))).tolist() == [128, 255]
+
+
+def test_16_bits_take_little_more_memory_than_their_pixels(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", np.full((1000, 1000), 65535, np.uint16))
+
+    tracemalloc.start()
+    try:
+        read_photo(path)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 12 * 1000 * 1000
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

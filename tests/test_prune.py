@@ -2,13 +2,13 @@ import dataclasses
 import gzip
 import itertools
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from stages import prune as stage
 from stages.lib.architecture import list_layers
 from stages.lib.checkpoint import Checkpoint
 from stages.lib.compression_params import PruneParams, load_compression_params
@@ -17,24 +17,19 @@ from stages.lib.files import read_csv, read_json, write_arrays, write_json
 from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
 from stages.lib.params import TrainParams, load_params
 from stages.lib.tf import keras
-
-with warnings.catch_warnings():
-    # tensorflow-model-optimization compares versions with distutils while it is imported.
-    warnings.filterwarnings("ignore", message="distutils Version classes are deprecated", category=DeprecationWarning)
-    from stages import prune as stage
-    from stages.prune import (
-        build_checkpoints,
-        build_schedule,
-        count_nonzero_macs,
-        list_layer_zeros,
-        list_pruned_layers,
-        measure,
-        measure_total_sparsity,
-        prune_model,
-        prune_step_by_step,
-        read_pruned_kernels,
-        wrap_for_pruning,
-    )
+from stages.prune import (
+    build_checkpoints,
+    build_schedule,
+    count_nonzero_macs,
+    list_layer_zeros,
+    list_pruned_layers,
+    measure,
+    measure_total_sparsity,
+    prune_model,
+    prune_step_by_step,
+    read_pruned_kernels,
+    wrap_for_pruning,
+)
 
 LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "shift_px": 0, "erase_px": 0}
 LIMITS["horizontal_flip"] = False

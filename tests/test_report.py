@@ -6,17 +6,20 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from browser import list_violations, open_browser, open_page
+from PIL import Image
 from pipeline import edit_params, run
 from playwright.sync_api import Browser, Page
 
 from stages.lib.files import read_csv, read_json
 from stages.lib.params import AugmentationParams
-from stages.lib.report_page import format_lead
+from stages.lib.report_page import format_lead, format_receptive_fields
 from stages.report import describe_start, find_baseline, read_results, read_rows
 
+LAYER = {"layer": "conv1", "kind": "conv", "output_shape": "4x4x2", "receptive_field_px": 3.0, "jump_px": 1.0}
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
 
 
@@ -286,3 +289,19 @@ def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -
     known = {"a": AugmentationParams(0, 0, 0, 0, 0, True), "b": AugmentationParams(0, 0, 0, 0, 0, False)}
     assert find_baseline(known, ["a", "b"]) == "b"
     assert find_baseline(known, ["a"]) is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"), [({"deep": [LAYER]}, "deep, conv1"), ({}, "No model of this run has a conv")]
+)
+def test_model_without_convolutions_has_no_receptive_field(
+    layers: dict[str, list[Any]], said: str, tmp_path: Path
+) -> None:
+    picture = tmp_path / "field.png"
+    Image.new("L", (4, 4)).save(picture)
+    flat = {"layer": "dense1", "kind": "dense", "output_shape": "8", "receptive_field_px": 28.0, "jump_px": None}
+
+    written = format_receptive_fields(layers | {"flat": [flat]}, "flat", picture)
+
+    assert said in written
+    assert "dense1" not in written

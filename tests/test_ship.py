@@ -106,19 +106,25 @@ def row_of(name: str, format_: str, precision: str, accuracy: float, size: int) 
     }
 
 
-def write_latency(content: bytes) -> dict[str, Any]:
-    timing = {
-        "sha256": sha256(content).hexdigest(),
+def write_latency(content: bytes) -> dict[str, str]:
+    row = {
+        "median_ms": "0.125",
+        "p25_ms": "0.1",
+        "p75_ms": "0.2",
+        "runs": "9",
+        "batch_32_median_ms": "3.2",
+        "batch_32_p25_ms": "3.0",
+        "batch_32_p75_ms": "4.0",
+        "batch_32_runs": "9",
+        "peak_memory_mib": "60.0",
+        "runtime_memory_mib": "8.0",
+        "num_threads": "1",
         "cpu": "a CPU",
         "runtime": "ai-edge-litert 2.3.0",
-        "num_threads": 1,
-        "batch_1": {"median_ms": 0.125, "p25_ms": 0.1, "p75_ms": 0.2, "runs": 9},
-        "batch_32": {"median_ms": 3.2, "p25_ms": 3.0, "p75_ms": 4.0, "runs": 9},
-        "peak_memory_mib": 60.0,
-        "runtime_memory_mib": 8.0,
+        "sha256": sha256(content).hexdigest(),
     }
-    write_json(Path("data/timing/latency/prune/uniform-0.9-int8.json"), timing)
-    return timing
+    write_csv(Path("data/frontier/latency.csv"), [row])
+    return row
 
 
 @pytest.mark.usefixtures("folder")
@@ -261,14 +267,14 @@ def test_recall_and_precision_are_of_each_class() -> None:
 
 @pytest.mark.usefixtures("tmp_dir")
 def test_the_times_of_another_file_are_not_those_of_the_shipped_one() -> None:
-    model = {"source": "prune", "name": "uniform-0.9", "precision": "int8", "sha256": sha256(b"file").hexdigest()}
-    assert read_latency(model) is None
+    digest = sha256(b"file").hexdigest()
+    assert read_latency(digest) is None
 
     write_latency(b"another")
-    assert read_latency(model) is None
+    assert read_latency(digest) is None
 
-    timing = write_latency(b"file")
-    assert read_latency(model) == timing
+    row = write_latency(b"file")
+    assert read_latency(digest) == row
 
 
 @pytest.mark.parametrize(
@@ -282,11 +288,17 @@ def test_the_recipe_is_of_the_model_that_the_file_was_made_of(source: str, name:
     assert recipe["scratch_epochs"] == 0
 
 
+@pytest.mark.parametrize("name", ["scratch-flip", "lamp-flip"])
+def test_a_network_may_have_the_name_of_a_ranking_or_a_way_of_shrinking(name: str) -> None:
+    recipe = list_recipe(file_of(name, 0.9, 1, source="train"), CHOSEN, PARAMS.train, COMPRESSION)
+
+    assert (recipe["dense"], recipe["prune_epochs"], recipe["scratch_epochs"]) == (name, 0, 0)
+
+
 def test_a_pruned_model_took_the_epochs_of_all_steps_up_to_its_own() -> None:
     prune = dataclasses.replace(COMPRESSION.prune, rankings=("lamp",), sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4))
 
     assert [count_prune_epochs(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")] == [1, 3, 7]
-    assert count_prune_epochs("first-flip", prune) == 0
 
 
 def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps() -> None:
@@ -316,12 +328,13 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     assert (model["size_bytes"], model["gzip_size_bytes"]) == (1000, 500)
     assert (model["macs"], model["parameters"], model["sparsity"]) == (1000, 100, 0.875)
     assert (model["class_names"], model["image_size_px"]) == (["dark", "light"], 2)
+    assert model["dataset"] == "Fashion-MNIST"
     assert model["input"] == {
         "dtype": "int8",
         "shape": [1, 2, 2, 1],
         "scale": pytest.approx(1 / 255),
         "zero_point": -128,
-        "meaning": "grey level / 255, 0 black to 1 white; the product is light, the background black",
+        "meaning": "grey level / 255, 0 black to 1 white; what is shown is light on black",
         "range": [-128, 127],
     }
     assert (model["output"]["dtype"], model["output"]["shape"]) == ("int8", [1, 2])

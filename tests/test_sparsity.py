@@ -136,6 +136,13 @@ def test_lamp_leaves_at_least_a_weight_in_each_kernel() -> None:
     assert allocate_by_lamp(kernels, 0.998) == {"tiny": 0.5, "large": 997 / 998}
 
 
+def test_lamp_leaves_the_largest_weights_whatever_it_is_asked_for() -> None:
+    rng = np.random.default_rng(1)
+    kernels = {name: rng.normal(size=size) for name, size in (("a", 144), ("b", 288))}
+
+    assert allocate_by_lamp(kernels, 0.999) == {"a": 143 / 144, "b": 287 / 288}
+
+
 def test_lamp_takes_the_zeros_that_are_there_first() -> None:
     kernels = {"a": np.array([0.0, 0.0, 0.0, 5.0]), "b": np.array([1e-6, 1e-7, 1e-6, 1e-6])}
 

@@ -129,14 +129,17 @@ def answer_augmentation(candidates: Sequence[Row], baseline: str | None, num_ima
         better = sum(gain > 0 for gain in gains)
         plain.append(f"{name} {describe_change(mean(gains))} (better for {better} of {len(models)})")
         under = f"test_accuracy_under_{name}"
-        gain = mean(accuracy[model, name][under] - accuracy[model, baseline][under] for model in models)
-        distorted.append(f"{name} {describe_change(gain)}")
+        if under in accuracy[models[0], name]:  # an augmentation that changes nothing distorts nothing either
+            gain = mean(accuracy[model, name][under] - accuracy[model, baseline][under] for model in models)
+            distorted.append(f"{name} {describe_change(gain)}")
     noise = compute_deviation(mean(row["test_accuracy"] for row in candidates), num_images)
+    under_distortion = (
+        f" On test images distorted in the way that the model was trained for, {join(distorted)}." if distorted else ""
+    )
     return (
         f"On test images as they are, {name_helpful(mean_gains, noise)}: against {baseline}, averaged over "
-        f"{len(models)} {'models' if len(models) > 1 else 'model'}, {join(plain)}. On test images distorted in the way "
-        f"that the model was trained for, {join(distorted)}. One standard deviation of an accuracy on so many images "
-        f"is {100 * noise:.2f} points; this is one run with one seed."
+        f"{len(models)} {'models' if len(models) > 1 else 'model'}, {join(plain)}.{under_distortion} One standard "
+        f"deviation of an accuracy on so many images is {100 * noise:.2f} points; this is one run with one seed."
     )
 
 
@@ -356,7 +359,7 @@ def tell_pruned_times(times: Mapping[tuple[str, str, str], Row], dense: str) -> 
 def tell_shrunk_times(shrunk: Sequence[Row], times: Mapping[tuple[str, str, str], Row], dense: str) -> str:
     """Tells what fewer filters did to the time of an image, in float32, for the smallest share of the MACs."""
     least = min(shrunk, key=lambda row: row["macs"])
-    name = f"{least['filters']}-{least['target']:g}"
+    name = f"{least['filters']}-{least['target']}"
     small, whole = times.get(("shrunk", name, "float32")), times.get(("dense", dense, "float32"))
     if not small or not whole:
         return "Times were not measured here."

@@ -33,7 +33,7 @@ def augment(
         zoom_fraction: x and y steps of the sampling grid are each scaled by a uniform draw from
             [1 - zoom_fraction, 1 + zoom_fraction]: below 1 the garment grows.
         shift_px: then shifts in x and in y by whole pixels, uniform in -shift_px ... shift_px.
-        erase_px: then fills a square of this side, around a uniform pixel, with the mean of all images.
+        erase_px: then fills a square of this side, around a uniform pixel, with `MEAN_PIXEL`.
         horizontal_flip: mirror images.
         mirrored: (N,) bool, which ones; without it, each one with probability 1/2.
 

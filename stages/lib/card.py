@@ -8,6 +8,7 @@ from typing import Any
 
 from stages.lib.tables import format_table
 
+FASHION_MNIST = "Fashion-MNIST"
 SHRINKING = {
     "magnitude": "the filters with the smallest weights were removed",
     "random": "filters were removed by chance",
@@ -15,7 +16,7 @@ SHRINKING = {
 
 
 def format_card(
-    model: Mapping[str, Any], recipe: Mapping[str, Any], latency: Mapping[str, Any] | None, versions: Mapping[str, str]
+    model: Mapping[str, Any], recipe: Mapping[str, Any], latency: Mapping[str, str] | None, versions: Mapping[str, str]
 ) -> str:
     """Writes the card.
 
@@ -25,7 +26,7 @@ def format_card(
             `learning_rate`, `batch_size`, `schedule` and `label_smoothing` of its training; `prune_epochs` of all
             steps up to a pruned file's; `shrink_epochs` of each step; `scratch_epochs` of a network that was trained
             anew; `calibration_images`; `weight_bits`.
-        latency: what this file took where it was timed, as `stages.lib.latency` measures it; None if it was not.
+        latency: what this file took where it was timed, a row of data/frontier/latency.csv; None if it was not.
         versions: by package.
     """
     sections = {
@@ -47,7 +48,7 @@ def _percent(fraction: float) -> str:
 def _describe(model: Mapping[str, Any]) -> str:
     size = model["image_size_px"]
     return (
-        f"A small convolutional network that tells which of {len(model['class_names'])} kinds of product a grey "
+        f"A small convolutional network that tells which of {len(model['class_names'])} classes a grey "
         f"picture of {size} x {size} pixels shows: {', '.join(model['class_names'])}. `model.tflite` runs in LiteRT; "
         "`model.json` says the same as this card to a program. Run it on a photo:\n\n"
         "```bash\npython -m stages.tools.predict PHOTO\n```\n\n"
@@ -57,9 +58,14 @@ def _describe(model: Mapping[str, Any]) -> str:
 
 def _describe_data(model: Mapping[str, Any]) -> str:
     num_images = sum(row["images"] for row in model["classes"])
+    origin = (
+        "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), copyright Zalando SE, MIT licence."
+        if model["dataset"] == FASHION_MNIST
+        else "The data set whose files `dataset.files` in `params.yaml` names; origin and licence are not known here."
+    )
     return (
-        "Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747), copyright Zalando SE, MIT licence. Weights "
-        "come from its training images, every choice from validation images that were held out of them. The "
+        f"{origin} Weights come from its training images, every choice from validation images that were held out of "
+        "them. The "
         f"measurements below are on its {num_images:,} test images, which chose nothing, where nothing else is said.\n"
     )
 
@@ -67,7 +73,7 @@ def _describe_data(model: Mapping[str, Any]) -> str:
 def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     network, augmentation = recipe["dense"].split("-")
     way, _, target = model["name"].partition("-")
-    is_scratch = way == "scratch"
+    is_scratch = model["source"] == "shrink" and way == "scratch"
     shape = f", made narrower to at most {target} of its MACs, with random initial weights," if is_scratch else ""
     lines = [
         f"Network `{network}`{shape} with augmentation `{augmentation}`, as in `params.yaml`, trained for "
@@ -90,7 +96,7 @@ def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str
         bits = recipe["weight_bits"]
         lines.append(
             "Quantized to int8 throughout after training; the ranges were measured on "
-            f"{recipe['calibration_images']} training images."
+            f"{recipe['calibration_images']} training images, or on all where there are fewer."
             + (f" Weights, but those of the first and the last kernel, are rounded to {bits} bits." if bits < 8 else "")
         )
     return "".join(f"- {line}\n" for line in lines)
@@ -112,36 +118,40 @@ def _describe_accuracy(model: Mapping[str, Any]) -> str:
     )
 
 
-def _describe_cost(model: Mapping[str, Any], latency: Mapping[str, Any] | None) -> str:
+def _describe_cost(model: Mapping[str, Any], latency: Mapping[str, str] | None) -> str:
     text = (
         f"{model['size_bytes']:,} bytes, {model['gzip_size_bytes']:,} gzipped; {model['parameters']:,} parameters; "
         f"{model['macs']:,} MACs an image.\n\n"
     )
     if latency is None:
-        return f"{text}Time and memory were not measured on the machine that wrote this card.\n"
-    batch_1, batch_32 = latency["batch_1"], latency["batch_32"]
+        return f"{text}Time and memory of this very file were not measured.\n"
+    median, p25, p75 = (float(latency[name]) for name in ("median_ms", "p25_ms", "p75_ms"))
+    median_32, p25_32, p75_32 = (float(latency[f"batch_32_{name}"]) / 32 for name in ("median_ms", "p25_ms", "p75_ms"))
     return (
-        f"{text}On {latency['cpu']}, {latency['num_threads']} thread, {latency['runtime']}: "
-        f"{batch_1['median_ms']:.3f} ms for one image (median of {batch_1['runs']} runs; quartiles "
-        f"{batch_1['p25_ms']:.3f} and {batch_1['p75_ms']:.3f}), {batch_32['median_ms'] / 32:.3f} ms an image in "
-        f"batches of 32 (quartiles {batch_32['p25_ms'] / 32:.3f} and {batch_32['p75_ms'] / 32:.3f}). The "
-        f"process that ran both held at most {latency['peak_memory_mib']:.0f} MiB, of which this file and its runs "
-        f"took {latency['runtime_memory_mib']:.1f}.\n"
+        f"{text}On {latency['cpu']}, {latency['num_threads']} thread, {latency['runtime']}: {median:.3f} ms for one "
+        f"image (median of {latency['runs']} runs; quartiles {p25:.3f} and {p75:.3f}), {median_32:.3f} ms an image in "
+        f"batches of 32 (quartiles {p25_32:.3f} and {p75_32:.3f}). The process that ran both held at most "
+        f"{float(latency['peak_memory_mib']):.0f} MiB, of which this file and its runs took "
+        f"{float(latency['runtime_memory_mib']):.1f}.\n"
     )
 
 
 def _describe_limits(model: Mapping[str, Any]) -> str:
     size = model["image_size_px"]
     lines = [
-        "Meant for teaching, for comparisons, and for sorting pictures like those of the data set: one product, "
+        "Meant for teaching, for comparisons, and for sorting pictures like those of the data set: one thing, "
         f"upright, light on black, centred, {size} x {size} pixels of grey.",
         "Whatever it is shown gets one of its classes, people, other objects and noise included: it cannot say that it "
         "does not know, and its confidence is no test for that.",
-        "It knows no colours, no products that somebody wears, no scenes. Photos are brought to the form of the data "
-        "set before it sees them; how accurate it is on photos was not measured.",
-        "The data set holds near-duplicates across training and test images (arXiv 1906.08255), which flatters every "
-        "accuracy, and some of its labels are wrong or could be either of two classes.",
+        "It knows no colours and no scenes. Photos are brought to the form of the data set before it sees them; how "
+        "accurate it is on photos was not measured.",
     ]
+    if model["dataset"] == FASHION_MNIST:
+        lines.append("Its products lie alone on a plain background: it knows none that somebody wears.")
+        lines.append(
+            "The data set holds near-duplicates across training and test images (arXiv 1906.08255), which flatters "
+            "every accuracy, and some of its labels are wrong or could be either of two classes."
+        )
     return "".join(f"- {line}\n" for line in lines)
 
 

@@ -97,7 +97,7 @@ def make_axis(
 def make_log_axis(label: str, values: Sequence[float]) -> Axis:
     """Makes a logarithmic axis that holds `values`, at least one, all positive, with some room beside them."""
     low, high = min(values), max(values)
-    room = max((high / low) ** 0.08, 1.25)
+    room = max((high / low) ** 0.08, 1.25) if high >= 2 * low else 2  # for a tick at least
     low, high = low / room, high * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if high < 300 * low else (1,)

@@ -16,7 +16,7 @@ from stages.lib.errors import UserError
 RUNNING = Path("data/running")
 """A file for each stage that ever ran here, locked while it runs. Neither outputs nor inputs of any stage."""
 
-SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
+SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "csh", "tcsh"}
 TERMINATED = 128 + 15
 """Exit status of a process that SIGTERM ended, as shells count."""
 
@@ -29,7 +29,7 @@ def hold_lock(stage: str) -> Iterator[None]:
         UserError: if another process holds it: two writers would spoil each other's outputs.
     """
     RUNNING.mkdir(parents=True, exist_ok=True)
-    with (RUNNING / stage).open("a+") as file:
+    with (RUNNING / stage.replace("/", "_")).open("a+") as file:  # a mistyped argument is refused later
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -24,9 +24,11 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
     sizes that it promises, costs memory.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if the file is not IDX, holds another type or number of dimensions, or is too short or too long.
+        UserError: if there is no such file, or it is not IDX, holds another type or number of dimensions, or is too
+            short or too long.
     """
+    if not path.exists():
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
     with path.open("rb") as file:
         size_bytes = file.seek(0, 2)
         file.seek(0)

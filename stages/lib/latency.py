@@ -18,6 +18,7 @@ import numpy as np
 
 from stages.lib.errors import UserError
 from stages.lib.litert import read_interpreter, set_images
+from stages.lib.memory import read_memory_mib
 
 ROOT = Path(__file__).parents[2]
 BATCH_SIZES = (1, 32)
@@ -51,16 +52,6 @@ def measure_batch(path: Path, batch_size: int) -> dict[str, float]:
     set_images(interpreter, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     time_runs(interpreter.invoke, seconds=0.2, min_runs=5, max_runs=1000)  # caches and clock speed settle
     return summarize(time_runs(interpreter.invoke, seconds=1, min_runs=30, max_runs=1000))
-
-
-def read_memory_mib(name: str, status: Path = Path("/proc/self/status")) -> float:
-    """Reads the memory of this process now (VmRSS), or the most it ever held (VmHWM), in MiB.
-
-    Not `ru_maxrss`: Linux starts it at the memory of the process that started this one.
-    """
-    lines = status.read_text().splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(kib) / 1024
 
 
 def measure(path: Path) -> dict[str, Any]:

@@ -328,11 +328,17 @@ def format_curves(curves: Mapping[str, Sequence[Row]], candidates: Sequence[Row]
 
 
 def format_receptive_fields(layers: Mapping[str, Sequence[Row]], chosen: str, picture: Path) -> str:
-    """Writes how the receptive field grows, by model, and what the chosen model sees of an image."""
+    """Writes how the receptive field grows, by model, and what the chosen model sees of an image.
+
+    A model without convolutions sees all of it at once, and is left out.
+    """
     grids = {
-        model: [row for row in rows if row["kind"] in ("conv", "max_pool") and row["jump_px"] is not None]
+        model: grid
         for model, rows in layers.items()
+        if (grid := [row for row in rows if row["kind"] in ("conv", "max_pool") and row["jump_px"] is not None])
     }
+    if not grids:
+        return "<p>No model of this run has a convolution: each sees the whole image at once.</p>"
     models = sorted(grids, key=lambda model: model == chosen)
     series = [
         Series(
@@ -458,7 +464,7 @@ def format_pruning(rows: Sequence[Row], zeros: Sequence[Row], epochs: Mapping[fl
     header = ["model", "zeros of all weights", "epochs of fine-tuning", "validation", "test", "Keras file, gzipped"]
     steps: list[list[Cell]] = [
         [
-            row["ranking"] if row is dense else f"{row['ranking']}-{row['target']:g}",
+            row["ranking"] if row is dense else f"{row['ranking']}-{row['target']}",
             percent_cell(row["sparsity"]),
             count_cell(epochs.get(row["target"])),
             percent_cell(row["val_accuracy"]),
@@ -475,7 +481,7 @@ def format_pruning(rows: Sequence[Row], zeros: Sequence[Row], epochs: Mapping[fl
     share = {(row["ranking"], row["target"], row["layer"]): row["sparsity"] for row in zeros}
     of_layers: list[list[Cell]] = [
         [
-            f"{ranking}-{target:g}",
+            f"{ranking}-{target}",
             *[
                 Number(
                     share[ranking, target, layer],
@@ -562,7 +568,7 @@ def format_shrinking(rows: Sequence[Row], macs: Mapping[str, Mapping[str, float]
     table: list[list[Cell]] = []
     for row in rows:
         is_whole = row is whole
-        name = dense if is_whole else f"{row['filters']}-{row['target']:g}"
+        name = dense if is_whole else f"{row['filters']}-{row['target']}"
         kind = "dense" if is_whole else "shrunk"
         found_times = [times.get((kind, name, precision), {}).get("median_ms") for precision in ("float32", "int8")]
         table.append(
@@ -608,8 +614,9 @@ def format_frontier(rows: Sequence[Row], times: Times, shipped: tuple[str, str],
     )
     hidden = sum(row["test_accuracy"] < floor for row in rows)
     note = (
-        "<div><p>A file is on the front if no other of ours is at least as accurate on the validation images for no "
-        "more. Names without a precision are LiteRT files in float32, or Keras files where they say so.</p>"
+        "<div><p>A file is on the front if no other of ours is at least as good in both, validation accuracy and cost, "
+        "and better in one; times are compared by two digits. Names without a precision are LiteRT files in float32, "
+        "or Keras files where they say so.</p>"
         "<p>Published results are as their authors say, on Fashion-MNIST, not verified here; their size is 4 bytes a "
         "parameter, not gzipped. The study's take parameters and MACs from this run's models of the same names; those "
         "of the others are their authors', who give no MACs."

@@ -1,7 +1,6 @@
 """Runs a stage: one clear message where the cause is the user's to mend, and a record of what the run took."""
 
 import errno
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from stages.lib.cluster import read_cluster
 from stages.lib.errors import UserError
 from stages.lib.files import write_json
 from stages.lib.guard import end_with, find_dvc, hold_lock
+from stages.lib.memory import read_memory_mib
 
 TIMING = Path("data/timing")
 """What each stage took when it last ran here. No DVC outputs: no two runs take the same time."""
@@ -62,10 +62,9 @@ def name_stage(argv: list[str]) -> str:
 
 def write_timing(stage: str) -> None:
     """Writes the seconds since the process started, imports included, and the most memory that it held."""
-    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     timing = {
         "stage": stage,
         "seconds": round(time.time() - psutil.Process().create_time(), 1),
-        "peak_memory_mib": peak_kib // 1024,
+        "peak_memory_mib": int(read_memory_mib("VmHWM")),
     }
     write_json(TIMING / f"{stage}.json", timing)

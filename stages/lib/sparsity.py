@@ -56,11 +56,12 @@ def allocate_by_lamp(kernels: Mapping[str, np.ndarray], sparsity: float) -> dict
     """Gives each kernel a share of zeros, so that all together have the share `sparsity` and the least scores go.
 
     Weights that are zero already come first, so no kernel gets fewer zeros than it has while `sparsity` is not less
-    than theirs.
+    than theirs. The largest weight of each kernel comes last and stays, whatever `sparsity` is: nothing passes a kernel
+    without weights.
     """
     scores = {name: compute_lamp_scores(kernel).ravel() for name, kernel in kernels.items()}
     owner = np.repeat(np.arange(len(scores)), [len(of_kernel) for of_kernel in scores.values()])
-    num_zeros = round(sparsity * len(owner))
+    num_zeros = min(round(sparsity * len(owner)), len(owner) - len(scores))
     pruned = np.argsort(np.concatenate(list(scores.values())), kind="stable")[:num_zeros]
     counts = np.bincount(owner[pruned], minlength=len(scores))
     return {name: int(count) / len(scores[name]) for name, count in zip(scores, counts, strict=True)}

@@ -141,8 +141,8 @@ def train_model(
         train: optimizer, schedule and number of epochs.
         seed: of initial weights, data order, augmentation and dropout.
         policy: Keras mixed-precision policy, float32 or mixed_bfloat16.
-        history_path: of the CSV file of the learning curves; its folder names the run where progress is shown.
-        checkpoint: of this run.
+        history_path: of the CSV file of the learning curves.
+        checkpoint: of this run; the name of its file names the run where progress is shown.
         cluster: the workers that train together.
         initial_weights: to start from, in the order of Keras's `get_weights`; random ones without.
 
@@ -186,7 +186,7 @@ def train_model(
             validation_steps=count_steps(len(val_set[0]), VAL_BATCH_SIZE),
             verbose=0,
             callbacks=[
-                Progress(history_path.parent.name, train.epochs, steps, first_epoch, cluster.is_chief),
+                Progress(checkpoint.path.stem, train.epochs, steps, first_epoch, cluster.is_chief),
                 History(history_path, checkpoint.rows, cluster.is_chief),
                 checkpoint,
             ],
@@ -195,7 +195,7 @@ def train_model(
         if cluster.num_workers == 1:
             raise
         raise UserError(
-            f"{history_path.parent.name}: a worker that TF_CONFIG names was lost, or could not be reached "
+            f"{checkpoint.path.stem}: a worker that TF_CONFIG names was lost, or could not be reached "
             f"({type(error).__name__}: {error.message.splitlines()[0]}); start all of them again: the training goes on "
             "from its last finished epoch"
         ) from error

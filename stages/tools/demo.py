@@ -135,7 +135,7 @@ def predict(model: Model, content: bytes) -> dict[str, Any]:
 
 
 def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) -> Flask:
-    """Builds the application; `hosts` are the names, with the port, under which browsers of this machine reach it."""
+    """Builds the application; `hosts` are the names under which browsers of this machine reach it."""
     app = Flask(__name__, static_folder=PAGE, static_url_path="/page", template_folder=PAGE)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD_BYTES
     origins = [f"http://{host}" for host in hosts]
@@ -181,6 +181,11 @@ def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) ->
     return app
 
 
+def list_hosts(port: int) -> list[str]:
+    """Lists the names under which browsers of this machine reach a port; they leave out HTTP's own, which is 80."""
+    return [name if port == 80 else f"{name}:{port}" for name in (HOST, "localhost")]
+
+
 def listen(port: int) -> socket.socket:
     """Opens a port of 127.0.0.1.
 
@@ -201,7 +206,7 @@ def main() -> None:
     examples = read_examples(TEST)
     with listen(arguments.port) as opened:
         port = opened.getsockname()[1]
-        app = build_app(model, examples, [f"{name}:{port}" for name in (HOST, "localhost")])
+        app = build_app(model, examples, list_hosts(port))
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # faults, not requests
         server = make_server(HOST, port, app, threaded=True, fd=opened.fileno())
         print(f"http://{HOST}:{port} shows {model.name}, {model.precision}; Ctrl-C ends it", flush=True)

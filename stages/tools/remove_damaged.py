@@ -71,14 +71,38 @@ def find_damaged(store: HashFileDB) -> list[str]:
     return [*(name for name in lists if lists_any(store, name, damaged)), *damaged]
 
 
+def remove_damaged(store: HashFileDB, place: str) -> list[str]:
+    """Removes the damaged files of a cache or remote, says which ones, and lists their names.
+
+    Raises:
+        UserError: if the remote cannot be reached, or nothing was ever sent there.
+    """
+    try:
+        if place == "remote" and not store.fs.exists(store.path):
+            raise UserError(
+                f"remote: expected files in {store.fs.unstrip_protocol(store.path)}, found none; check the URL "
+                "in `dvc remote list`, and that it is mounted and can be reached; `dvc push` sends the first files"
+            )
+        damaged = find_damaged(store)
+        for name in damaged:
+            path = store.oid_to_path(name)
+            store.fs.remove(path)
+            print(f"removed {path}")
+    except UserError:
+        raise
+    except Exception as error:  # each protocol's library raises errors of its own
+        raise UserError(
+            f"{place}: {type(error).__name__}: {error}; check that {store.fs.unstrip_protocol(store.path)} can be "
+            "reached and written, and try again: what was removed stays removed"
+        ) from error
+    return damaged
+
+
 def main() -> None:
     """Runs the tool."""
-    store = open_place(parse_arguments().place)
-    damaged = find_damaged(store)
-    for name in damaged:
-        path = store.oid_to_path(name)
-        store.fs.remove(path)
-        print(f"removed {path}")
+    place = parse_arguments().place
+    store = open_place(place)
+    damaged = remove_damaged(store, place)
     get_index(store).clear()  # what DVC remembers of a remote
     print(f"{store.fs.unstrip_protocol(store.path)}: damaged files and lists that name them: {len(damaged)}")
 

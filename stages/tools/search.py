@@ -1,8 +1,8 @@
 """Which hyperparameters suit a candidate best? Searches them with Optuna: `python -m stages.tools.search`.
 
 The section `search` of params.yaml says which candidate, which parameters and how many trials. TPE proposes values near
-those that did well; a training that is worse than the median of the others at the same point is stopped early. What
-counts is the accuracy on the validation images; the test images are not opened. A tool, not a stage.
+those that did well; a training whose best accuracy so far is below the median of the others at the same point is
+stopped early. What counts is the accuracy on validation images; the test images are not opened. A tool, not a stage.
 
 A trial runs the pipeline's own stages with DVC in a clone of its own, and ends as an experiment of this repository:
 `dvc exp show` lists it and `dvc exp apply` brings it back. One that was stopped early has no model, and is kept in
@@ -19,6 +19,7 @@ import argparse
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -268,7 +269,7 @@ def open_study(storage: RDBStorage, name: str, search: SearchParams) -> optuna.S
         direction="maximize",
         load_if_exists=True,
         sampler=SeededSampler(search.seed),
-        pruner=optuna.pruners.MedianPruner(search.startup_trials, round(NUM_STEPS * search.warmup_fraction)),
+        pruner=optuna.pruners.MedianPruner(search.startup_trials, math.ceil(NUM_STEPS * search.warmup_fraction)),
     )
 
 
@@ -384,7 +385,7 @@ def follow(job: Job, trial: optuna.Trial, clone: Path, process: subprocess.Popen
     """Waits for a training to end, and reports how it does.
 
     Raises:
-        TrialPruned: if it is worse than the median of the others.
+        TrialPruned: if its best accuracy so far is below the median of the others.
         StoppedError: if the search was stopped.
     """
     reported = 0

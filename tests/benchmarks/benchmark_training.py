@@ -19,7 +19,7 @@ No row validates, unless `--val-images` makes every row do so after each epoch, 
 
 Training on one image takes 3 x 2 x MACs floating point operations (FLOPs): a forward pass, the gradients of the
 weights and those of the inputs, each with one multiplication and one addition per MAC; less the gradient of the first
-convolution's input, which nobody computes. What is no product of matrices, augmentation included, is not counted.
+convolution's input, which nobody computes. Nothing else is counted: no augmentation, no products of Muon's updates.
 The peak is this machine's own: the best product of two 2048 x 2048 matrices in TensorFlow, measured in every round.
 
 Time to accuracy (`--time-to-accuracy 0.93`). Seconds from the start of the process to its end, after the model was

@@ -13,6 +13,7 @@ numbers are those of the files that the stages write; test accuracies are for th
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import shutil
@@ -40,7 +41,7 @@ def set_params(path: Path, settings: Sequence[str]) -> None:
         *sections, last = key.split(".")
         values = params
         for section in sections:
-            values = values[section]
+            values = values.get(section, {})
         if last not in values:
             sys.exit(f"error: --set {setting}: params.yaml has no {key}")
         values[last] = YAML(typ="safe").load(value)
@@ -97,6 +98,22 @@ def read_rows(table: str) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def check_names(
+    table: str, name: str, candidates: Sequence[str], seeds: Sequence[int], settings: Sequence[str]
+) -> None:
+    """Refuses, before any training, a row under the name of others, or one that has none to be held against."""
+    if (table, name) == ("repeats", "defaults") and settings:
+        sys.exit("error: --set: the runs named defaults are those of params.yaml as it is; give another --name")
+    for row in read_rows(table):
+        is_shown_with_them = row["name"] == name and row["candidate"] in candidates
+        if is_shown_with_them and row["settings"] != " ".join(settings):
+            sys.exit(f"error: --name {name}: {table}.csv has runs of that name with {row['settings'] or 'no --set'}")
+    defaults = {(row["candidate"], row["seed"]) for row in read_rows("repeats") if row["name"] == "defaults"}
+    for candidate, seed in itertools.product(candidates, seeds):
+        if table == "recipe" and (candidate, str(seed)) not in defaults:
+            sys.exit(f"error: --table recipe: run --name defaults first for {candidate} and seed {seed}")
 
 
 def add_row(table: str, row: dict[str, Any]) -> None:
@@ -185,11 +202,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[42, 43, 44])
     parser.add_argument("--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE", help="as in params.yaml")
     arguments = parser.parse_args()
-    for candidate in arguments.candidates:
-        for seed in arguments.seeds:
-            row = run(arguments.name, candidate, seed, arguments.settings)
-            add_row(arguments.table, row)
-            print(" ".join(f"{column} {row[column]}" for column in COLUMNS if row[column] != ""))
+    check_names(arguments.table, arguments.name, arguments.candidates, arguments.seeds, arguments.settings)
+    for candidate, seed in itertools.product(arguments.candidates, arguments.seeds):
+        row = run(arguments.name, candidate, seed, arguments.settings)
+        add_row(arguments.table, row)
+        print(" ".join(f"{column} {row[column]}" for column in COLUMNS if row[column] != ""))
 
 
 if __name__ == "__main__":
