@@ -114,6 +114,7 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     folder = tmp_path_factory.mktemp("search") / "clone"
     shutil.copytree(finished, folder, symlinks=True)
     # With this seed the first two draws are good and the third is hopeless; trials 0 and 1 are made again as 2 and 3.
+    # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
     configure(folder, epochs=20, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
     with searching(folder, "--workers", "2"):
         wait_until(lambda: len(list(folder.glob(".dvc/tmp/search/*/data/checkpoints/train@*.npz"))) == 2)
