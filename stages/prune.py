@@ -33,7 +33,6 @@ from stages.lib.arguments import parse_names
 from stages.lib.batches import count_steps, training_batches
 from stages.lib.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
 from stages.lib.compression_params import PruneParams, load_compression_params
-from stages.lib.errors import UserError
 from stages.lib.files import read_json, read_split, write_csv, write_json
 from stages.lib.hardware import choose_policy
 from stages.lib.macs import count_macs
@@ -66,14 +65,10 @@ def build_schedule(start: float, sparsity: float, total_steps: int, ramp_fractio
     """Builds the cubic rise from `start` to `sparsity` within the first `ramp_fraction` of the steps.
 
     The mask is updated at multiples of `frequency` only, so the end of the rise is rounded down to one of them; else
-    the last update would come too early and miss the target.
+    the last update would come too early and miss the target. With fewer steps than that, it is updated at the last one.
     """
+    frequency = min(frequency, total_steps)
     end_step = max(1, int(total_steps * ramp_fraction) // frequency) * frequency
-    if end_step > total_steps:
-        raise UserError(
-            f"params.yaml: prune: expected the sparsity to reach its target within {total_steps} steps of fine-tuning, "
-            f"got step {end_step}; lower prune.ramp_fraction or prune.frequency, or raise prune.epochs"
-        )
     return tfmot.sparsity.keras.PolynomialDecay(start, sparsity, begin_step=0, end_step=end_step, frequency=frequency)
 
 
@@ -222,6 +217,16 @@ def count_nonzero_macs(layers: Sequence[Layer], rows: Sequence[Mapping[str, Any]
     )
 
 
+def build_recipe(train: TrainParams, prune: PruneParams) -> TrainParams:
+    """Builds the recipe of the fine-tuning: that of the training, but for what `prune` says itself.
+
+    Its epochs are still those of the training; each sparsity has its own.
+    """
+    return replace(
+        train, batch_size=prune.batch_size, clean_epochs=prune.clean_epochs, learning_rate=prune.learning_rate
+    )
+
+
 def build_checkpoints(
     names: Sequence[str], choice: Mapping[str, Any], prune: PruneParams, recipe: TrainParams, seed: int, policy: str
 ) -> list[Checkpoint]:
@@ -303,7 +308,7 @@ def main() -> None:
     params, compression, choice = load_params(), load_compression_params(), read_json(CHOSEN / "choice.json")
     prune, policy = compression.prune, choose_policy(params.train.precision)
     (ranking,) = parse_names(__doc__, ranking=prune.rankings)
-    recipe = replace(params.train, clean_epochs=prune.clean_epochs, learning_rate=prune.learning_rate)
+    recipe = build_recipe(params.train, prune)
     names = [f"{ranking}-{sparsity}" for sparsity in prune.sparsities]
     checkpoints = build_checkpoints(names, choice, prune, recipe, params.seed, policy)
     train_set, val, test = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))

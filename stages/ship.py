@@ -248,6 +248,7 @@ def list_recipe(
         "schedule": train.schedule,
         "label_smoothing": train.label_smoothing,
         "prune_epochs": count_prune_epochs(name, compression.prune) if source == "prune" else 0,
+        "prune_batch_size": compression.prune.batch_size,
         "shrink_epochs": compression.shrink.epochs,
         "scratch_epochs": count_scratch_epochs(name, train.epochs, compression.shrink) if source == "shrink" else 0,
         "calibration_images": compression.export.calibration_images,

@@ -106,7 +106,7 @@ def make_clone(folder: Path) -> None:
         study={"models": ["tiny", "thin"], "augmentations": ["none", "strong"]},
         train={"epochs": 2, "batch_size": 64},
         evaluate={"gallery_images": 3},
-        prune={"rankings": ["lamp"], "sparsities": [0.5, 0.75], "epochs": 1, "frequency": 3},
+        prune={"rankings": ["lamp"], "sparsities": [0.5, 0.75], "epochs": 1, "frequency": 3, "batch_size": 64},
         shrink={"filters": ["magnitude"], "macs_shares": [0.5], "multiple": 1, "epochs": 1, "clean_epochs": 0},
         export={"calibration_images": 20, "max_loss_float32": 1.0, "max_loss_int8": 1.0},
         ship={"max_loss": 1.0},

@@ -39,6 +39,7 @@ RECIPE = {
     "label_smoothing": 0.1,
     "scratch_epochs": 0,
     "prune_epochs": 4,
+    "prune_batch_size": 96,
     "shrink_epochs": 5,
     "calibration_images": 500,
     "weight_bits": 7,
@@ -138,6 +139,7 @@ def test_a_pruned_model_tells_its_zeros_and_that_they_save_no_time() -> None:
     card = write_card()
 
     assert "Pruned step by step to a sparsity of 0.9, zeros placed as `lamp` says, with 4 epochs" in card
+    assert "in batches of 96 images" in card
     assert (
         "89.85 % of the weights in all kernels are zero. That makes the gzipped file smaller, not the network" in card
     )

@@ -461,7 +461,7 @@ def test_the_environment_is_that_of_the_training_of_the_choice() -> None:
 
     environment = read_json(Path("data/compare/environment.json"))
     assert environment["cpu"] == "another CPU"
-    assert "One run with seed 42, 2020-01-01; python 3.11.9." in Path("data/compare/headline.md").read_text()
+    assert "Seed 42, trained on 2020-01-01; python 3.11.9." in Path("data/compare/headline.md").read_text()
 
 
 @pytest.mark.parametrize("key", KEYS)

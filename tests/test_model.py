@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -279,6 +280,26 @@ def test_a_model_is_read_as_it_was_written(tmp_path: Path, layers: list[Layer]) 
     assert hash_weights(read) == hash_weights(model)
     assert read.get_config() == model.get_config()
     np.testing.assert_array_equal(predict_logits(read, X), predict_logits(model, X))
+
+
+PREDICT_WITH_KERAS_3 = """
+import keras, numpy
+assert keras.__version__.startswith("3.")
+numpy.save("logits.npy", keras.models.load_model("model.h5").predict(numpy.load("x.npy"), verbose=0))
+"""
+
+
+@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+def test_keras_3_reads_a_model_without_our_code(tmp_path: Path, layers: list[Layer]) -> None:
+    model = make_trained(layers=layers)
+    write_model(tmp_path / "model.h5", model)
+    np.save(tmp_path / "x.npy", X)
+
+    environment = {name: value for name, value in os.environ.items() if name != "TF_USE_LEGACY_KERAS"}
+    command = [sys.executable, "-I", "-c", PREDICT_WITH_KERAS_3]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+    np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), predict_logits(model, X), rtol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])

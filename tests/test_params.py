@@ -34,6 +34,7 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "evaluate.gallery_images": (1, 100),
     "prune.clean_epochs": (0, 2),  # of 3 epochs
     "prune.frequency": (1, 1_000_000),
+    "prune.batch_size": (1, 1_000_000),
     "shrink.multiple": (1, 1024),
     "shrink.epochs": (1, 100_000),
     "shrink.clean_epochs": (0, 2),  # of 3 epochs

@@ -19,6 +19,7 @@ from stages.lib.params import TrainParams, load_params
 from stages.lib.tf import keras
 from stages.prune import (
     build_checkpoints,
+    build_recipe,
     build_schedule,
     count_nonzero_macs,
     list_layer_zeros,
@@ -31,6 +32,7 @@ from stages.prune import (
     wrap_for_pruning,
 )
 
+ROOT = Path(__file__).parents[1]
 LIMITS = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0, "shift_px": 0, "erase_px": 0}
 LIMITS["horizontal_flip"] = False
 PRUNE = PruneParams(
@@ -40,6 +42,7 @@ PRUNE = PruneParams(
     clean_epochs=0,
     ramp_fraction=0.5,
     frequency=2,
+    batch_size=8,
     learning_rate=0.01,
 )
 RECIPE = TrainParams(
@@ -160,18 +163,19 @@ def test_the_last_update_of_the_mask_reaches_the_target(ramp_fraction: float, fr
     assert float(updates[-1][1]) == pytest.approx(0.8)
 
 
-@pytest.mark.parametrize(
-    ("total_steps", "ramp_fraction", "frequency", "end_step"), [(8, 0.5, 10, 10), (9, 1.0, 10, 10)]
-)
-def test_a_rise_that_does_not_fit_into_the_steps_is_refused(
-    total_steps: int, ramp_fraction: float, frequency: int, end_step: int
+@pytest.mark.parametrize(("total_steps", "ramp_fraction"), [(1, 0.5), (8, 0.5), (9, 1.0)])
+def test_with_fewer_steps_than_the_frequency_the_mask_is_updated_at_the_last_one(
+    total_steps: int, ramp_fraction: float
 ) -> None:
-    with pytest.raises(
-        UserError,
-        match=f"within {total_steps} steps of fine-tuning, got step {end_step}; "
-        "lower prune.ramp_fraction or prune.frequency, or raise prune.epochs",
-    ):
-        build_schedule(0.0, 0.8, total_steps, ramp_fraction, frequency)
+    config = build_schedule(0.0, 0.8, total_steps, ramp_fraction, frequency=10).get_config()["config"]
+
+    assert (config["end_step"], config["frequency"]) == (total_steps, total_steps)
+
+
+def test_few_steps_reach_the_sparsity_too(dense_path: Path) -> None:
+    model = prune_file(dense_path, epochs=1, frequency=100)  # 8 steps
+
+    assert count_zeros_by_layer(model) == ZEROS
 
 
 def test_the_sparsity_rises_as_zhu_and_gupta_say() -> None:
@@ -532,6 +536,26 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(
     before, after = list_fingerprints(PRUNE), list_fingerprints(dataclasses.replace(PRUNE, **changes))
 
     assert [one == other for one, other in zip(before, after, strict=True)] == [n < num_same for n in range(2)]
+
+
+def test_the_fine_tuning_follows_the_training_but_for_what_prune_says() -> None:
+    prune = dataclasses.replace(PRUNE, batch_size=4, clean_epochs=1, learning_rate=0.5)
+
+    recipe = build_recipe(RECIPE, prune)
+
+    assert recipe == dataclasses.replace(RECIPE, batch_size=4, clean_epochs=1, learning_rate=0.5)
+
+
+def test_the_batches_are_those_that_prune_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def prune_in_batches_of(batch_size: int) -> bytes:
+        prune = dataclasses.replace(PRUNE, batch_size=batch_size)
+        compression = dataclasses.replace(load_compression_params(ROOT / "params.yaml"), prune=prune)
+        monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+        keras.backend.clear_session()
+        stage.main()
+        return (folder / "data/prune/uniform/0.75/model.h5").read_bytes()
+
+    assert prune_in_batches_of(8) != prune_in_batches_of(16)
 
 
 def test_an_unknown_ranking_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001  (cwd)

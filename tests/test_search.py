@@ -26,8 +26,9 @@ import pytest
 from optuna.storages._rdb.models import TrialModel
 from pipeline import commit, dvc, edit_params, require_program, run, run_commands
 
+from stages.lib.search_params import SearchParams
 from stages.lib.trial import is_diverged
-from stages.tools.search import open_storage
+from stages.tools.search import open_storage, open_study
 
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
 HOPELESS = 1e-09
@@ -225,6 +226,24 @@ def test_a_trial_that_waits_is_given_to_one_worker_only(monkeypatch: pytest.Monk
         taken = [pool.submit(take) for _ in range(workers)]
 
     assert sorted(future.result() for future in taken) == list(range(workers))
+
+
+@pytest.mark.usefixtures("tmp_dir")
+@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning")
+def test_no_trial_is_stopped_within_the_share_of_the_training_that_says_little() -> None:
+    search = SearchParams("tiny-none", trials=2, seed=0, startup_trials=1, warmup_fraction=0.25, space={})
+    study = open_study(open_storage(None), "some", search)
+    good, bad = study.ask(), study.ask()
+    for step in range(1, 11):
+        good.report(0.9, step)
+    study.tell(good, 0.9)
+
+    is_stopped = []
+    for step in range(1, 4):  # tenths of the training
+        bad.report(0.1, step)
+        is_stopped.append(bad.should_prune())
+
+    assert is_stopped == [False, False, True]
 
 
 def test_a_search_leaves_nothing_in_git(searched: Searched) -> None:

@@ -286,6 +286,7 @@ def test_the_recipe_is_of_the_model_that_the_file_was_made_of(source: str, name:
     assert recipe["dense"] == dense
     assert recipe["epochs"] == PARAMS.train.epochs
     assert recipe["scratch_epochs"] == 0
+    assert recipe["prune_batch_size"] == COMPRESSION.prune.batch_size
 
 
 @pytest.mark.parametrize("name", ["scratch-flip", "lamp-flip"])

@@ -22,14 +22,16 @@ def test_the_environment_names_the_stages_that_took_most_matrix_items_added_up()
     timing = [row("prepare", 59), row("prune@lamp", 90), row("train@a-b", 100), row("train@a-c", 80, 1300)]
 
     assert format_environment(ENVIRONMENT, timing, 42) == (
-        "One run with seed 42, 2020-01-01; python 3.11.9, numpy 2.4.6.\n"
-        "On 2 cores (a CPU), trained in mixed_bfloat16, all stages took 5.5 minutes together "
+        "Seed 42, trained on 2020-01-01; python 3.11.9, numpy 2.4.6.\n"
+        "On 2 cores (a CPU), trained in mixed_bfloat16, the stages took 5.5 minutes, each in its last run "
         "(`train` 3.0, `prune` 1.5); the largest held 1,300 MiB of memory.\n"
     )
 
 
 def test_short_stages_are_not_named() -> None:
-    assert "all stages took 0.5 minutes together; the largest" in format_environment(ENVIRONMENT, [row("train", 30)], 1)
+    sentences = format_environment(ENVIRONMENT, [row("train", 30)], 1)
+
+    assert "the stages took 0.5 minutes, each in its last run; the largest" in sentences
 
 
 def test_the_headline_has_the_study_the_chosen_and_the_shipped_model() -> None:

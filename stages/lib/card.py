@@ -24,8 +24,8 @@ def format_card(
         model: the content of model.json.
         recipe: `dense`, the model that the file was made of, as `<network>-<augmentation>`; `epochs`, `optimizer`,
             `learning_rate`, `batch_size`, `schedule` and `label_smoothing` of its training; `prune_epochs` of all
-            steps up to a pruned file's; `shrink_epochs` of each step; `scratch_epochs` of a network that was trained
-            anew; `calibration_images`; `weight_bits`.
+            steps up to a pruned file's, in batches of `prune_batch_size`; `shrink_epochs` of each step;
+            `scratch_epochs` of a network that was trained anew; `calibration_images`; `weight_bits`.
         latency: what this file took where it was timed, a row of data/frontier/latency.csv; None if it was not.
         versions: by package.
     """
@@ -84,8 +84,9 @@ def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str
     if model["source"] == "prune":
         lines.append(
             f"Pruned step by step to a sparsity of {target}, zeros placed as `{way}` says, with "
-            f"{recipe['prune_epochs']} epochs of fine-tuning in all steps together: {_percent(model['sparsity'])} of "
-            "the weights in all kernels are zero. That makes the gzipped file smaller, not the network faster."
+            f"{recipe['prune_epochs']} epochs of fine-tuning in all steps together, in batches of "
+            f"{recipe['prune_batch_size']} images: {_percent(model['sparsity'])} of the weights in all kernels are "
+            "zero. That makes the gzipped file smaller, not the network faster."
         )
     if model["source"] == "shrink" and not is_scratch:
         lines.append(

@@ -20,6 +20,7 @@ class PruneParams:
     clean_epochs: int
     ramp_fraction: float
     frequency: int
+    batch_size: int
     learning_rate: float
 
 
@@ -88,6 +89,7 @@ def _read_prune(section: Section) -> PruneParams:
         clean_epochs=section.integer("clean_epochs", 0, min(epochs) - 1),
         ramp_fraction=section.number("ramp_fraction", "(0, 1]"),
         frequency=section.integer("frequency", 1, 1_000_000),
+        batch_size=section.integer("batch_size", 1, 1_000_000),
         learning_rate=section.number("learning_rate", "(0, 100]"),
     )
 

@@ -95,7 +95,8 @@ def format_environment(environment: dict[str, Any], timing: Sequence[dict[str, A
     shares = f" ({', '.join(f'`{name}` {seconds / 60:.1f}' for name, seconds in longest)})" if longest else ""
     minutes, peak_mib = sum(row["seconds"] for row in timing) / 60, max(row["peak_memory_mib"] for row in timing)
     return (
-        f"One run with seed {seed}, {environment['date']}; {versions}.\n"
+        f"Seed {seed}, trained on {environment['date']}; {versions}.\n"
         f"On {environment['num_cpus']} cores ({environment['cpu']}), trained in {environment['policy']}, "
-        f"all stages took {minutes:.1f} minutes together{shares}; the largest held {peak_mib:,} MiB of memory.\n"
+        f"the stages took {minutes:.1f} minutes, each in its last run{shares}; the largest held {peak_mib:,} MiB of "
+        "memory.\n"
     )
