@@ -73,7 +73,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def list_running(folder: Path) -> list[str]:
@@ -84,6 +84,23 @@ def list_running(folder: Path) -> list[str]:
             if process.cwd().startswith(str(folder / ".dvc/tmp/search")):
                 found.append(" ".join(process.cmdline()))
     return found
+
+
+def suspend_trainings(folder: Path) -> list[psutil.Process]:
+    """Suspends the trainings of the trials of `folder` that have saved a checkpoint, and lists them.
+
+    One that is ahead waits for the others, so that all of them can be killed in the middle.
+    """
+    held = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            trial = Path(process.cwd())
+            if trial.parent != folder / ".dvc/tmp/search" or "stages.train" not in process.cmdline():
+                continue
+            if any((trial / "data/checkpoints").glob("train@*.npz")):
+                process.suspend()
+                held.append(process)
+    return held
 
 
 def has_started(folder: Path) -> bool:
@@ -118,7 +135,10 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
     configure(folder, epochs=20, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
     with searching(folder, "--workers", "2"):
-        wait_until(lambda: len(list(folder.glob(".dvc/tmp/search/*/data/checkpoints/train@*.npz"))) == 2)
+        wait_until(lambda: len(suspend_trainings(folder)) == 2)
+        held = suspend_trainings(folder)
+    for training in held:
+        training.resume()
     with suppress(AssertionError):
         wait_until(lambda: not list_running(folder), seconds=5)
     survivors = list_running(folder)
@@ -318,14 +338,15 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
 ) -> None:
     configure(copy, epochs=3, trials=2)  # other parameters than those that the commit has trained with
     other = Path(shutil.copytree(copy, tmp_path / "other", symlinks=True))
-    with searching(other, "--storage", database) as awake, searching(copy, "--storage", database) as asleep:
+    with searching(copy, "--storage", database) as asleep:
         wait_until(lambda: has_started(copy))
         asleep.send_signal(signal.SIGSTOP)
         with psycopg.connect(  # ten minutes later
             database.replace("+psycopg", ""), options="-c statement_timeout=60s"
         ) as connection:
             connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '10 minutes'")
-        printed = awake.communicate(timeout=600)[0]
+        with searching(other, "--storage", database) as awake:
+            printed = awake.communicate(timeout=600)[0]
         asleep.send_signal(signal.SIGCONT)
         printed_late = asleep.communicate(timeout=60)[0]
 
@@ -342,6 +363,18 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
     assert re.search(
         rf"it is on \S+:{other}: there `dvc exp push REMOTE search-\S+`, here `dvc exp pull REMOTE", printed
     )
+
+
+def test_machines_that_start_at_once_do_not_stumble_over_the_tables_of_each_other(
+    finished: Path, database: str
+) -> None:
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from stages.tools.search import open_storage
+with ThreadPoolExecutor(4) as pool:
+    print([storage.get_all_studies() for storage in pool.map(open_storage, [{database!r}] * 4)])
+"""
+    assert run(finished, sys.executable, "-W", "ignore", "-c", code) == "[[], [], [], []]\n"
 
 
 def test_a_database_that_does_not_answer_is_one_line_without_the_password(copy: Path) -> None:
