@@ -218,13 +218,11 @@ def count_nonzero_macs(layers: Sequence[Layer], rows: Sequence[Mapping[str, Any]
 
 
 def build_recipe(train: TrainParams, prune: PruneParams) -> TrainParams:
-    """Builds the recipe of the fine-tuning: that of the training, but for what `prune` says itself.
+    """Builds the recipe of the fine-tuning: that of the training, but for what `prune` says of all sparsities.
 
-    Its epochs are still those of the training; each sparsity has its own.
+    Its epochs and its learning rate are still those of the training; each sparsity has its own.
     """
-    return replace(
-        train, batch_size=prune.batch_size, clean_epochs=prune.clean_epochs, learning_rate=prune.learning_rate
-    )
+    return replace(train, batch_size=prune.batch_size, clean_epochs=prune.clean_epochs)
 
 
 def build_checkpoints(
@@ -232,11 +230,12 @@ def build_checkpoints(
 ) -> list[Checkpoint]:
     """Builds a checkpoint for each sparsity; it belongs to that one and all before it, from which it starts."""
     inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
-    how = asdict(prune) | {"rankings": (), "sparsities": (), "epochs": ()}
+    how = asdict(prune) | {"rankings": (), "sparsities": (), "epochs": (), "learning_rate": ()}
+    steps = list(zip(names, prune.epochs, prune.learning_rate, strict=True))
     return [
         Checkpoint(
             CHECKPOINTS / f"prune@{name}.npz",
-            compute_fingerprint([names[:number], prune.epochs[:number], choice, how, recipe, seed, policy], inputs),
+            compute_fingerprint([steps[:number], choice, how, recipe, seed, policy], inputs),
         )
         for number, name in enumerate(names, start=1)
     ]
@@ -254,10 +253,10 @@ def prune_step_by_step(
     checkpoints: Sequence[Checkpoint],
 ) -> Iterator[list[dict[str, Any]]]:
     """Prunes a float32 model in place to one sparsity after the other; yields the zeros of its layers at each."""
-    steps = zip(prune.sparsities, prune.epochs, checkpoints, strict=True)
-    for step, (sparsity, epochs, checkpoint) in enumerate(steps, start=1):
+    steps = zip(prune.sparsities, prune.epochs, prune.learning_rate, checkpoints, strict=True)
+    for step, (sparsity, epochs, learning_rate, checkpoint) in enumerate(steps, start=1):
         sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), sparsity)
-        how = replace(recipe, epochs=epochs)
+        how = replace(recipe, epochs=epochs, learning_rate=learning_rate)
         # Another seed for each: the batches of the training, whose seed is `seed`, would come again.
         prune_model(model, train_set, augmentation_limits, sparsities, prune, how, seed + step, policy, checkpoint)
         yield list_layer_zeros(model, sparsities)

@@ -228,10 +228,16 @@ def count_scratch_epochs(name: str, epochs: int, shrink: ShrinkParams) -> int:
     return epochs + (shares.index(name) + 1) * shrink.epochs if name in shares else 0
 
 
-def count_prune_epochs(name: str, prune: PruneParams) -> int:
-    """Counts the epochs of all steps up to the one that pruned the model `name`."""
+def list_prune_recipe(name: str, prune: PruneParams) -> dict[str, Any]:
+    """Lists the epochs of all steps up to the one that pruned the model `name`, and between what their rates lie."""
     sparsities = [str(sparsity) for sparsity in prune.sparsities]
-    return sum(prune.epochs[: sparsities.index(name.partition("-")[2]) + 1])
+    num_steps = sparsities.index(name.partition("-")[2]) + 1
+    rates = prune.learning_rate[:num_steps]
+    return {
+        "prune_epochs": sum(prune.epochs[:num_steps]),
+        "prune_batch_size": prune.batch_size,
+        "prune_learning_rates": (min(rates), max(rates)),
+    }
 
 
 def list_recipe(
@@ -247,8 +253,7 @@ def list_recipe(
         "batch_size": train.batch_size,
         "schedule": train.schedule,
         "label_smoothing": train.label_smoothing,
-        "prune_epochs": count_prune_epochs(name, compression.prune) if source == "prune" else 0,
-        "prune_batch_size": compression.prune.batch_size,
+        **(list_prune_recipe(name, compression.prune) if source == "prune" else {}),
         "shrink_epochs": compression.shrink.epochs,
         "scratch_epochs": count_scratch_epochs(name, train.epochs, compression.shrink) if source == "shrink" else 0,
         "calibration_images": compression.export.calibration_images,

@@ -40,6 +40,7 @@ RECIPE = {
     "scratch_epochs": 0,
     "prune_epochs": 4,
     "prune_batch_size": 96,
+    "prune_learning_rates": (0.0005, 0.02),
     "shrink_epochs": 5,
     "calibration_images": 500,
     "weight_bits": 7,
@@ -139,10 +140,16 @@ def test_a_pruned_model_tells_its_zeros_and_that_they_save_no_time() -> None:
     card = write_card()
 
     assert "Pruned step by step to a sparsity of 0.9, zeros placed as `lamp` says, with 4 epochs" in card
-    assert "in batches of 96 images" in card
+    assert "a learning rate of 0.0005 to 0.02 at most and batches of 96 images" in card
     assert (
         "89.85 % of the weights in all kernels are zero. That makes the gzipped file smaller, not the network" in card
     )
+
+
+def test_a_pruned_model_whose_steps_had_the_same_learning_rate_tells_it_once() -> None:
+    card = write_card(recipe=RECIPE | {"prune_learning_rates": (0.02, 0.02)})
+
+    assert "in all steps together, a learning rate of 0.02 at most" in card
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,6 @@ NUMBERS = {
     "train.label_smoothing": "[0, 1)",
     "select_model.tolerance": "[0, 1)",
     "prune.ramp_fraction": "(0, 1]",
-    "prune.learning_rate": "(0, 100]",
     "shrink.learning_rate": "(0, 100]",
     "export.max_loss_float32": "[0, 1]",
     "export.max_loss_int8": "[0, 1]",
@@ -63,7 +62,7 @@ NUMBERS = {
 }
 UNTUNED = {  # values that limit others, so that no choice in the committed file decides a test
     "train": {"epochs": 8, "clean_epochs": 0, "optimizer": "adam", "weight_decay": 0.0},
-    "prune": {"epochs": 3, "clean_epochs": 0},
+    "prune": {"epochs": 3, "clean_epochs": 0, "learning_rate": 0.01},
     "shrink": {"epochs": 3, "clean_epochs": 0},
 }
 FILTERS_OR_UNITS = "a list of integers from 1 to 1000000"
@@ -397,6 +396,8 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(tmp_path: P
         ("prune.epochs", "1", (1, 1, 1, 1, 1, 1)),
         ("prune.epochs", "100000", (100_000,) * 6),
         ("prune.epochs", "[1, 1000000, 1, 1, 1, 2]", (1, 1_000_000, 1, 1, 1, 2)),
+        ("prune.learning_rate", "100", (100.0,) * 6),
+        ("prune.learning_rate", "[100, 1e-09, 1, 1, 1, 0.5]", (100.0, 1e-09, 1.0, 1.0, 1.0, 0.5)),
         ("dataset.class_names", "[a, b]", ("a", "b")),
         ("study.models", "[fourth, first]", ("fourth", "first")),
         ("study.augmentations", "[none]", ("none",)),
@@ -443,6 +444,11 @@ def test_a_sound_value_is_read_as_it_stands(tmp_path: Path, key: str, text: str,
         ("prune.epochs", "[1, 1, 1, 1, 1, 0]", "expected a list of integers from 1 to 1000000; got [1, 1, 1, 1, 1, 0]"),
         ("prune.epochs", "[1, 2]", "expected one number, or 6 of them, as there are sparsities; got [1, 2]"),
         ("prune.epochs", "[]", "expected one number, or 6 of them, as there are sparsities; got []"),
+        ("prune.learning_rate", "[1, 2]", "expected one number, or 6 of them, as there are sparsities; got [1, 2]"),
+        ("prune.learning_rate", "0", "expected a number in (0, 100]; got 0"),
+        ("prune.learning_rate", "100.1", "expected a number in (0, 100]; got 100.1"),
+        ("prune.learning_rate", "[1, 1, 1, 1, 1, 0]", "expected a number in (0, 100]; got 0"),
+        ("prune.learning_rate", "[1, 1, 1, 1, 1, '2']", "expected a number in (0, 100]; got '2'"),
         ("prune.sparsities", "[]", "expected a list of numbers in (0, 1); got []"),
         ("prune.sparsities", "0.5", "expected a list of numbers in (0, 1); got 0.5"),
         ("prune.sparsities", "[0]", "expected a number in (0, 1); got 0"),

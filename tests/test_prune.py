@@ -43,7 +43,7 @@ PRUNE = PruneParams(
     ramp_fraction=0.5,
     frequency=2,
     batch_size=8,
-    learning_rate=0.01,
+    learning_rate=(0.01, 0.01),
 )
 RECIPE = TrainParams(
     epochs=2,
@@ -378,7 +378,10 @@ def climb(path: Path, folder: Path, **changes: Any) -> list[keras.Model]:
     """Prunes a stored model to one sparsity after the other, and returns a copy of it at each."""
     keras.backend.clear_session()
     ranking = changes.pop("ranking", "uniform")
-    prune, recipe = change(changes)
+    assert not {"epochs", "learning_rate"} & set(changes)  # each sparsity has its own
+    rates = changes.pop("learning_rates", PRUNE.learning_rate)
+    prune, recipe = change(changes | {"epochs": 9, "learning_rate": 1e9})  # of the training, which do not matter here
+    prune = dataclasses.replace(prune, learning_rate=rates)
     checkpoints = [Checkpoint(folder / f"{sparsity}.npz", "of this test") for sparsity in prune.sparsities]
     model, copies = read_model(path), []
     for _ in prune_step_by_step(model, TRAIN_SET, LIMITS, ranking, prune, recipe, 7, "float32", checkpoints):
@@ -388,13 +391,24 @@ def climb(path: Path, folder: Path, **changes: Any) -> list[keras.Model]:
 
 
 def test_each_sparsity_starts_from_the_model_of_the_one_before(dense_path: Path, tmp_path: Path) -> None:
-    half, three_quarters = climb(dense_path, tmp_path, frequency=1, learning_rate=1e-30)  # too small to move a weight
+    half, three_quarters = climb(dense_path, tmp_path, frequency=1, learning_rates=(1e-30, 1e-30))  # move no weight
 
     for name in ("conv2", "dense1"):
         zeros = kernels(half)[name] == 0
         assert (kernels(three_quarters)[name][zeros] == 0).all()
         assert zeros.mean() == 0.5
     assert count_zeros_by_layer(three_quarters) == ZEROS
+
+
+def test_each_sparsity_has_a_learning_rate_of_its_own(dense_path: Path, tmp_path: Path) -> None:
+    dense = kernels(read_model(dense_path))
+
+    half, three_quarters = (kernels(model) for model in climb(dense_path, tmp_path, learning_rates=(1e-30, 0.01)))
+
+    for name in ("conv2", "dense1"):
+        kept = three_quarters[name] != 0
+        assert (half[name][kept] == dense[name][kept]).all()
+        assert (three_quarters[name][kept] != half[name][kept]).all()
 
 
 def test_zeros_that_are_there_are_masked_from_the_start(dense_path: Path) -> None:
@@ -518,7 +532,8 @@ def test_the_stage_removes_its_checkpoints_when_all_is_written(folder: Path) -> 
         ({"sparsities": (0.5, 0.8)}, 1),
         ({"sparsities": (0.4, 0.75)}, 0),
         ({"rankings": ("uniform",)}, 2),
-        ({"learning_rate": 0.02}, 0),
+        ({"learning_rate": (0.01, 0.02)}, 1),
+        ({"learning_rate": (0.02, 0.01)}, 0),
         ({"epochs": (2, 3)}, 1),
         ({"epochs": (3, 2)}, 0),
     ],
@@ -539,11 +554,11 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(
 
 
 def test_the_fine_tuning_follows_the_training_but_for_what_prune_says() -> None:
-    prune = dataclasses.replace(PRUNE, batch_size=4, clean_epochs=1, learning_rate=0.5)
+    prune = dataclasses.replace(PRUNE, batch_size=4, clean_epochs=1)
 
     recipe = build_recipe(RECIPE, prune)
 
-    assert recipe == dataclasses.replace(RECIPE, batch_size=4, clean_epochs=1, learning_rate=0.5)
+    assert recipe == dataclasses.replace(RECIPE, batch_size=4, clean_epochs=1)
 
 
 def test_the_batches_are_those_that_prune_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

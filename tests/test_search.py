@@ -30,6 +30,7 @@ from stages.lib.search_params import SearchParams
 from stages.lib.trial import is_diverged
 from stages.tools.search import open_storage, open_study
 
+ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
 HOPELESS = 1e-09
 
@@ -86,21 +87,24 @@ def list_running(folder: Path) -> list[str]:
     return found
 
 
-def suspend_trainings(folder: Path) -> list[psutil.Process]:
-    """Suspends the trainings of the trials of `folder` that have saved a checkpoint, and lists them.
-
-    One that is ahead waits for the others, so that all of them can be killed in the middle.
-    """
-    held = []
+def find_trainings(folder: Path) -> list[psutil.Process]:
+    """Finds the trainings of the trials of `folder` that have saved a checkpoint."""
+    found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             trial = Path(process.cwd())
-            if trial.parent != folder / ".dvc/tmp/search" or "stages.train" not in process.cmdline():
-                continue
-            if any((trial / "data/checkpoints").glob("train@*.npz")):
-                process.suspend()
-                held.append(process)
-    return held
+            is_training = trial.parent == folder / ".dvc/tmp/search" and "stages.train" in process.cmdline()
+            if is_training and any((trial / "data/checkpoints").glob("train@*.npz")):
+                found.append(process)
+    return found
+
+
+def suspend_trainings(folder: Path) -> int:
+    """Suspends those trainings, so that one that is ahead waits for the others; counts them."""
+    trainings = find_trainings(folder)
+    for training in trainings:
+        training.suspend()
+    return len(trainings)
 
 
 def has_started(folder: Path) -> bool:
@@ -134,11 +138,12 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     # With this seed the first two draws are good and the third is hopeless; trials 0 and 1 are made again as 2 and 3.
     # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
     configure(folder, epochs=20, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
-    with searching(folder, "--workers", "2"):
-        wait_until(lambda: len(suspend_trainings(folder)) == 2)
-        held = suspend_trainings(folder)
-    for training in held:
-        training.resume()
+    try:
+        with searching(folder, "--workers", "2"):
+            wait_until(lambda: suspend_trainings(folder) == 2)
+    finally:
+        for training in find_trainings(folder):
+            training.resume()  # else it could not even end
     with suppress(AssertionError):
         wait_until(lambda: not list_running(folder), seconds=5)
     survivors = list_running(folder)
@@ -341,11 +346,15 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
     with searching(copy, "--storage", database) as asleep:
         wait_until(lambda: has_started(copy))
         asleep.send_signal(signal.SIGSTOP)
-        with psycopg.connect(  # ten minutes later
-            database.replace("+psycopg", ""), options="-c statement_timeout=60s"
-        ) as connection:
-            connection.execute("UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '10 minutes'")
         with searching(other, "--storage", database) as awake:
+            wait_until(lambda: has_started(other))
+            with psycopg.connect(  # ten minutes later
+                database.replace("+psycopg", ""), options="-c statement_timeout=60s"
+            ) as connection:
+                connection.execute(
+                    "UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '10 minutes' "
+                    "WHERE trial_id = (SELECT min(trial_id) FROM trials)"
+                )
             printed = awake.communicate(timeout=600)[0]
         asleep.send_signal(signal.SIGCONT)
         printed_late = asleep.communicate(timeout=60)[0]
@@ -356,7 +365,7 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
     trials = read_trials(other)
     assert [row["state"] for row in trials] == ["complete", "complete"]
     assert {row["place"] for row in trials} == {f"{socket.gethostname()}:{other}"}
-    assert trials[-1]["trial"] == "2"  # made again under a number of its own
+    assert [row["trial"] for row in trials] == ["1", "2"]  # 0 is made again as 2
     monkeypatch.setenv("SEARCH_DATABASE", database)
     printed = run_commands(copy, "search-machines")
     assert read_trials(copy) == trials
@@ -366,15 +375,17 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
 
 
 def test_machines_that_start_at_once_do_not_stumble_over_the_tables_of_each_other(
-    finished: Path, database: str
+    tmp_path: Path, database: str
 ) -> None:
     code = f"""
+import sys
 from concurrent.futures import ThreadPoolExecutor
+sys.path.insert(0, {str(ROOT)!r})
 from stages.tools.search import open_storage
 with ThreadPoolExecutor(4) as pool:
     print([storage.get_all_studies() for storage in pool.map(open_storage, [{database!r}] * 4)])
 """
-    assert run(finished, sys.executable, "-W", "ignore", "-c", code) == "[[], [], [], []]\n"
+    assert run(tmp_path, sys.executable, "-W", "ignore", "-c", code) == "[[], [], [], []]\n"
 
 
 def test_a_database_that_does_not_answer_is_one_line_without_the_password(copy: Path) -> None:

@@ -16,13 +16,13 @@ from stages.lib.files import read_csv, read_json, write_arrays, write_bytes, wri
 from stages.lib.params import load_params
 from stages.lib.tf import keras
 from stages.ship import (
-    count_prune_epochs,
     count_scratch_epochs,
     describe_input,
     describe_tensor,
     explain,
     list_confused,
     list_good_files,
+    list_prune_recipe,
     list_recipe,
     measure,
     read_files,
@@ -286,20 +286,26 @@ def test_the_recipe_is_of_the_model_that_the_file_was_made_of(source: str, name:
     assert recipe["dense"] == dense
     assert recipe["epochs"] == PARAMS.train.epochs
     assert recipe["scratch_epochs"] == 0
-    assert recipe["prune_batch_size"] == COMPRESSION.prune.batch_size
+    assert recipe.get("prune_batch_size") == (COMPRESSION.prune.batch_size if source == "prune" else None)
 
 
 @pytest.mark.parametrize("name", ["scratch-flip", "lamp-flip"])
 def test_a_network_may_have_the_name_of_a_ranking_or_a_way_of_shrinking(name: str) -> None:
     recipe = list_recipe(file_of(name, 0.9, 1, source="train"), CHOSEN, PARAMS.train, COMPRESSION)
 
-    assert (recipe["dense"], recipe["prune_epochs"], recipe["scratch_epochs"]) == (name, 0, 0)
+    assert (recipe["dense"], recipe["scratch_epochs"]) == (name, 0)
+    assert "prune_epochs" not in recipe
 
 
-def test_a_pruned_model_took_the_epochs_of_all_steps_up_to_its_own() -> None:
-    prune = dataclasses.replace(COMPRESSION.prune, rankings=("lamp",), sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4))
+def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own() -> None:
+    prune = dataclasses.replace(
+        COMPRESSION.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3)
+    )
 
-    assert [count_prune_epochs(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")] == [1, 3, 7]
+    recipes = [list_prune_recipe(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")]
+
+    assert [recipe["prune_epochs"] for recipe in recipes] == [1, 3, 7]
+    assert [recipe["prune_learning_rates"] for recipe in recipes] == [(0.2, 0.2), (0.1, 0.2), (0.1, 0.3)]
 
 
 def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps() -> None:

@@ -23,8 +23,9 @@ def format_card(
     Args:
         model: the content of model.json.
         recipe: `dense`, the model that the file was made of, as `<network>-<augmentation>`; `epochs`, `optimizer`,
-            `learning_rate`, `batch_size`, `schedule` and `label_smoothing` of its training; `prune_epochs` of all
-            steps up to a pruned file's, in batches of `prune_batch_size`; `shrink_epochs` of each step;
+            `learning_rate`, `batch_size`, `schedule` and `label_smoothing` of its training; of a pruned file
+            `prune_epochs` of all steps up to its own, the lowest and the highest of their `prune_learning_rates`, and
+            `prune_batch_size`; `shrink_epochs` of each step;
             `scratch_epochs` of a network that was trained anew; `calibration_images`; `weight_bits`.
         latency: what this file took where it was timed, a row of data/frontier/latency.csv; None if it was not.
         versions: by package.
@@ -82,11 +83,12 @@ def _describe_making(model: Mapping[str, Any], recipe: Mapping[str, Any]) -> str
         f"{recipe['label_smoothing']:g} and batches of {recipe['batch_size']} images."
     ]
     if model["source"] == "prune":
+        rates = " to ".join(f"{rate:g}" for rate in dict.fromkeys(recipe["prune_learning_rates"]))
         lines.append(
             f"Pruned step by step to a sparsity of {target}, zeros placed as `{way}` says, with "
-            f"{recipe['prune_epochs']} epochs of fine-tuning in all steps together, in batches of "
-            f"{recipe['prune_batch_size']} images: {_percent(model['sparsity'])} of the weights in all kernels are "
-            "zero. That makes the gzipped file smaller, not the network faster."
+            f"{recipe['prune_epochs']} epochs of fine-tuning in all steps together, a learning rate of {rates} at most "
+            f"and batches of {recipe['prune_batch_size']} images: {_percent(model['sparsity'])} of the weights in all "
+            "kernels are zero. That makes the gzipped file smaller, not the network faster."
         )
     if model["source"] == "shrink" and not is_scratch:
         lines.append(

@@ -21,7 +21,7 @@ class PruneParams:
     ramp_fraction: float
     frequency: int
     batch_size: int
-    learning_rate: float
+    learning_rate: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _read_prune(section: Section) -> PruneParams:
         ramp_fraction=section.number("ramp_fraction", "(0, 1]"),
         frequency=section.integer("frequency", 1, 1_000_000),
         batch_size=section.integer("batch_size", 1, 1_000_000),
-        learning_rate=section.number("learning_rate", "(0, 100]"),
+        learning_rate=_read_learning_rates(section, len(sparsities)),
     )
 
 
@@ -120,9 +120,23 @@ def _read_epochs(section: Section, num_rungs: int) -> tuple[int, ...]:
     if not isinstance(section.values["epochs"], list):
         return (section.integer("epochs", 1, 100_000),) * num_rungs
     epochs = section.counts("epochs", section.values["epochs"])
-    if len(epochs) != num_rungs:
-        raise section.error("epochs", f"one number, or {num_rungs} of them, as there are sparsities", epochs)
+    _check_length(section, "epochs", epochs, num_rungs)
     return tuple(epochs)
+
+
+def _read_learning_rates(section: Section, num_rungs: int) -> tuple[float, ...]:
+    """Reads the peak learning rate of each rung of a ladder: as many numbers, or one for all."""
+    rates = section.values["learning_rate"]
+    if not isinstance(rates, list):
+        return (section.number("learning_rate", "(0, 100]"),) * num_rungs
+    _check_length(section, "learning_rate", rates, num_rungs)
+    return tuple(section.check_number("learning_rate", rate, "(0, 100]") for rate in rates)
+
+
+def _check_length(section: Section, name: str, values: list[Any], num_rungs: int) -> None:
+    """Checks that there is a value for each rung of a ladder."""
+    if len(values) != num_rungs:
+        raise section.error(name, f"one number, or {num_rungs} of them, as there are sparsities", values)
 
 
 def _read_rungs(section: Section, name: str, is_rising: bool) -> tuple[float, ...]:
