@@ -21,7 +21,7 @@ def write_params(**sections: dict[str, Any]) -> None:
 @pytest.mark.usefixtures("tmp_dir")
 def test_sound_params_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
     write_params(
-        prune={"sparsities": [0.5, 0.9], "epochs": 4},
+        prune={"sparsities": [0.5, 0.9], "epochs": 4, "learning_rate": 0.003},
         shrink={"macs_shares": [0.5]},
         study={"models": ["first", "third"]},
     )
