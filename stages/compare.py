@@ -35,13 +35,20 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from stages.lib.compression_params import load_compression_params
-from stages.lib.files import read_csv, read_json, write_bytes, write_csv, write_json
-from stages.lib.params import load_params
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.runner import TIMING, run_stage
-from stages.lib.tables import format_environment, format_grid, format_headline
+from stages.lib.params.load import load_params
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.results.tables import format_environment, format_grid, format_headline
+from stages.lib.running.runner import TIMING, run_stage
+from stages.lib.storage.files import read_csv, read_json, write_bytes, write_csv, write_json
 
+READS = (
+    "seed",
+    "study",
+    "prune.rankings",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.macs_shares",
+)
 DATA = Path("data")
 OUTPUT = Path("data/compare")
 
@@ -355,8 +362,8 @@ def write_times(
 
 def main() -> None:
     """Runs the stage."""
-    params, compression, choice = load_params(), load_compression_params(), read_json(DATA / "select_model/choice.json")
-    study, prune, shrink = params.study, compression.prune, compression.shrink
+    params, choice = load_params(reads=READS), read_json(DATA / "select_model/choice.json")
+    study, prune, shrink = params.study, params.prune, params.shrink
     shipped = read_json(DATA / "ship/model.json")
     candidates = [read_candidate(model, name) for model in study.models for name in study.augmentations]
     names = ("model", "augmentation")

@@ -12,7 +12,6 @@ Everything follows from the list of layers: no network is built, and nothing is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,20 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.arguments import parse_names
-from stages.lib.files import read_split, write_csv, write_json
-from stages.lib.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
-from stages.lib.params import load_params
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.receptive_field import ReceptiveField, compute_receptive_fields
-from stages.lib.runner import run_stage
+from stages.lib.cost.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
+from stages.lib.cost.receptive_field import ReceptiveField, compute_receptive_fields
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.params.load import load_params
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_split, write_csv, write_json
 
+READS = (
+    "dataset.image_size_px",
+    "dataset.class_names",
+    "models",
+)
 TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 
@@ -201,10 +205,10 @@ def plot_receptive_field(
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
-    (name,) = parse_names(__doc__, model=params.models)
+    params = load_params(reads=READS)
+    (name,) = parse_names(__doc__, model="models")
     class_names = params.dataset.class_names
-    layers = list_layers(params.dataset.image_size_px, len(class_names), **asdict(params.models[name]))
+    layers = list_layers(params.dataset.image_size_px, len(class_names), **params.models[name].model_dump())
     fields = compute_receptive_fields(layers)
     images, labels = read_split(TRAIN)
     rows = measure_layers(layers, fields)

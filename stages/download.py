@@ -26,9 +26,13 @@ from threading import Thread
 from tqdm import tqdm
 
 from stages.lib.errors import UserError
-from stages.lib.params import load_params
-from stages.lib.runner import run_stage
+from stages.lib.params.load import load_params
+from stages.lib.running.runner import run_stage
 
+READS = (
+    "dataset.files",
+    "download",
+)
 OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16
@@ -285,9 +289,10 @@ def tell(line: str) -> None:
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
-    source = download(params.download.sources, params.dataset.files, params.download.timeout_seconds, OUTPUT)
-    print(f"Wrote {len(params.dataset.files)} verified files to {OUTPUT} from {source}")
+    params = load_params(reads=READS)
+    files = params.dataset.files.model_dump(by_alias=True)
+    source = download(params.download.sources, files, params.download.timeout_seconds, OUTPUT)
+    print(f"Wrote {len(files)} verified files to {OUTPUT} from {source}")
 
 
 if __name__ == "__main__":

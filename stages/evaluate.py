@@ -17,7 +17,6 @@ Other stages show these numbers; no choice rests on them.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,8 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from stages.lib.arguments import parse_names
-from stages.lib.augmentation import augment
-from stages.lib.files import read_split, write_csv, write_json
-from stages.lib.metrics import (
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.metrics import (
     compute_accuracy,
     compute_class_scores,
     compute_confusion_matrix,
@@ -37,12 +34,22 @@ from stages.lib.metrics import (
     compute_probabilities,
     compute_reliability,
 )
-from stages.lib.model import predict_logits, read_model, to_network_input
-from stages.lib.params import AugmentationParams, load_params
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.runner import run_stage
-from stages.lib.tf import keras, tf
+from stages.lib.network.model import predict_logits, read_model, to_network_input
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_split, write_csv, write_json
+from stages.lib.training.augmentation import augment
 
+READS = (
+    "seed",
+    "dataset.class_names",
+    "study.augmentations",
+    "augmentations",
+    "evaluate",
+)
 TEST_SET = Path("data/prepare/test.npz")
 MODELS = Path("data/train")
 OUTPUT = Path("data/evaluate")
@@ -50,7 +57,7 @@ OUTPUT = Path("data/evaluate")
 
 def distort(x: np.ndarray, augmentation: AugmentationParams, seed: int) -> np.ndarray:
     """Applies a regime once to (N, size, size, 1) float32 images; every model sees the same distorted images."""
-    return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), **asdict(augmentation)).numpy()
+    return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), **augmentation.model_dump()).numpy()
 
 
 def measure(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:
@@ -70,13 +77,12 @@ def measure_under_distortions(
     seed: int,
 ) -> dict[str, float]:
     """Measures the accuracy on x under each regime that changes images, as test_accuracy_under_<regime>."""
-    identity = AugmentationParams(0, 0, 0, 0, 0, False)
     return {
         f"test_accuracy_under_{name}": compute_accuracy(
             y_true, predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
         )
         for name, augmentation in augmentations.items()
-        if augmentation != identity
+        if not augmentation.is_identity
     }
 
 
@@ -162,8 +168,8 @@ def write_figures(
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
-    output = OUTPUT / "-".join(parse_names(__doc__, model=params.models, augmentation=params.augmentations))
+    params = load_params(reads=READS)
+    output = OUTPUT / "-".join(parse_names(__doc__, model="models", augmentation="augmentations"))
     augmentations = {name: params.augmentations[name] for name in params.study.augmentations}
     class_names, num_mistakes = params.dataset.class_names, params.evaluate.gallery_images
     images, y_true = read_split(TEST_SET)

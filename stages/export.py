@@ -29,20 +29,28 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from stages.lib.arguments import parse_names
-from stages.lib.compression_params import PruneParams, ShrinkParams, load_compression_params
-from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.errors import UserError
-from stages.lib.files import read_json, read_split, replacing, write_json
-from stages.lib.hardware import read_cpu_name
-from stages.lib.latency import measure_in_fresh_process
-from stages.lib.litert import predict_logits, read_interpreter
-from stages.lib.metrics import compute_accuracy
-from stages.lib.model import read_model
-from stages.lib.params import StudyParams, load_params
-from stages.lib.runner import TIMING, run_stage
-from stages.lib.sparsity import compute_gzip_size_bytes
+from stages.lib.litert.convert import convert_to_float32, convert_to_int8
+from stages.lib.litert.latency import measure_in_fresh_process
+from stages.lib.litert.runtime import predict_logits, read_interpreter
+from stages.lib.network.metrics import compute_accuracy
+from stages.lib.network.model import read_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.machine import read_cpu_name
+from stages.lib.running.runner import TIMING, run_stage
+from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, replacing, write_json
 
+READS = (
+    "seed",
+    "study.models",
+    "prune.rankings",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.macs_shares",
+    "export",
+)
 DATA = Path("data")
 CHOICE = Path("data/select_model/choice.json")
 OUTPUT = Path("data/export")
@@ -133,13 +141,13 @@ def write_latency(path: Path, output: Path) -> None:
 def main() -> None:
     """Runs the stage."""
     (source,) = parse_names(__doc__, source=SOURCES)
-    params, compression = load_params(), load_compression_params()
-    export, timing = compression.export, TIMING / "latency" / source
+    params = load_params(reads=READS)
+    export, timing = params.export, TIMING / "latency" / source
     train, val, test = (read_split(DATA / f"prepare/{split}.npz") for split in ("train", "val", "test"))
     representative = sample_images(train[0], export.calibration_images, params.seed)
     max_losses = {"float32": export.max_loss_float32, "int8": export.max_loss_int8}
     how = (representative, export.weight_bits, val, test, max_losses)
-    folders = list_folders(source, params.study, compression.prune, compression.shrink)
+    folders = list_folders(source, params.study, params.prune, params.shrink)
     for folder in tqdm(folders, f"export {source}", leave=False, unit="model", disable=not sys.stderr.isatty()):
         output = OUTPUT / source / folder.replace("/", "-")
         metrics = export_model(DATA / source / folder / "model.h5", output, *how)

@@ -31,15 +31,21 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from stages.lib.compression_params import PruneParams, ShrinkParams, load_compression_params
-from stages.lib.files import read_csv, read_json, write_bytes, write_csv
-from stages.lib.params import load_params
-from stages.lib.pareto import find_front
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.runner import TIMING, run_stage
-from stages.lib.sparsity import compute_gzip_size_bytes
-from stages.lib.tables import STUDY_TEST_ACCURACY, format_table
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import PruneParams, ShrinkParams
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.results.pareto import find_front
+from stages.lib.results.tables import STUDY_TEST_ACCURACY, format_table
+from stages.lib.running.runner import TIMING, run_stage
+from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_bytes, write_csv
 
+READS = (
+    "study",
+    "prune.rankings",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.macs_shares",
+)
 DATA = Path("data")
 OUTPUT = Path("data/frontier")
 
@@ -508,9 +514,9 @@ def list_models(
 
 def main() -> None:
     """Runs the stage."""
-    params, compression = load_params(), load_compression_params()
+    params = load_params(reads=READS)
     study, chosen = params.study, read_json(DATA / "select_model" / "choice.json")
-    models = list_models(study.models, study.augmentations, chosen, compression.prune, compression.shrink)
+    models = list_models(study.models, study.augmentations, chosen, params.prune, params.shrink)
     rows, timed = models + list_published(study.models), list_timed(models)
     write_csv(OUTPUT / "frontier.csv", rows)
     write_figure(OUTPUT / "frontier.png", plot_frontier(rows))
@@ -518,7 +524,7 @@ def main() -> None:
     write_figure(OUTPUT / "latency.png", plot_latency(timed))
     table = format_frontier(rows, timed, f"{chosen['model']}-{chosen['augmentation']}")
     write_bytes(OUTPUT / "frontier.md", table.encode())
-    table = format_shrinking(compression.shrink, timed, f"{chosen['model']}-{chosen['augmentation']}")
+    table = format_shrinking(params.shrink, timed, f"{chosen['model']}-{chosen['augmentation']}")
     write_bytes(OUTPUT / "shrinking.md", table.encode())
     on_front = sum(row["is_on_size_front"] for row in rows)
     print(f"{OUTPUT}: {len(models)} model files, {on_front} of them on the front by size; {len(timed)} timed here")

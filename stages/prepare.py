@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.errors import UserError
-from stages.lib.files import write_arrays
-from stages.lib.idx import read_images, read_labels
-from stages.lib.params import load_params
-from stages.lib.runner import run_stage
+from stages.lib.params.load import load_params
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import write_arrays
+from stages.lib.storage.idx import read_images, read_labels
 
+READS = (
+    "seed",
+    "dataset.image_size_px",
+    "dataset.class_names",
+    "prepare",
+)
 SOURCE = Path("data/download")
 OUTPUT = Path("data/prepare")
 
@@ -92,7 +98,7 @@ def split_dataset(
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
+    params = load_params(reads=READS)
     num_classes = len(params.dataset.class_names)
     train = read_pair("train", params.dataset.image_size_px, num_classes)
     test = read_pair("t10k", params.dataset.image_size_px, num_classes)

@@ -9,22 +9,28 @@ Writes:
     data/preview/<augmentation>.png.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from stages.lib.arguments import parse_names
-from stages.lib.augmentation import augment
-from stages.lib.files import read_split
-from stages.lib.model import to_network_input
-from stages.lib.params import AugmentationParams, load_params
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.runner import run_stage
-from stages.lib.tf import tf
+from stages.lib.network.keras2 import tf
+from stages.lib.network.model import to_network_input
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_split
+from stages.lib.training.augmentation import augment
 
+READS = (
+    "seed",
+    "dataset.class_names",
+    "augmentations",
+    "preview",
+)
 SOURCE = Path("data/prepare/train.npz")
 OUTPUT = Path("data/preview")
 
@@ -48,7 +54,7 @@ def make_versions(images: np.ndarray, augmentation: AugmentationParams, versions
     """
     x = to_network_input(images)
     draws = [
-        augment(tf.constant(x), tf.constant([seed, version], tf.int64), **asdict(augmentation)).numpy()
+        augment(tf.constant(x), tf.constant([seed, version], tf.int64), **augmentation.model_dump()).numpy()
         for version in range(versions)
     ]
     return np.stack([x, *draws], axis=1)[..., 0]
@@ -74,7 +80,7 @@ def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str)
 def describe(name: str, augmentation: AugmentationParams) -> str:
     """Writes a regime as a title.
 
-    >>> describe("mild", AugmentationParams(8, 0.02, 0.2, 0, 0, False))
+    >>> describe("mild", load_params().augmentations["mild"])
     'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
     """
     parts = []
@@ -95,8 +101,8 @@ def describe(name: str, augmentation: AugmentationParams) -> str:
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
-    (name,) = parse_names(__doc__, augmentation=params.augmentations)
+    params = load_params(reads=READS)
+    (name,) = parse_names(__doc__, augmentation="augmentations")
     augmentation = params.augmentations[name]
     images, labels = read_split(SOURCE)
     examples = images[find_first_of_each_class(labels)]

@@ -21,39 +21,43 @@ The test accuracy is only reported: nothing here is chosen by it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.lib.accuracy import measure_accuracy
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.arguments import parse_names
-from stages.lib.batches import count_steps, training_batches
-from stages.lib.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
-from stages.lib.compression_params import PruneParams, load_compression_params
-from stages.lib.files import read_json, read_split, write_csv, write_json
-from stages.lib.hardware import choose_policy
-from stages.lib.macs import count_macs
-from stages.lib.model import StatelessDropout, read_model, write_model
-from stages.lib.params import TrainParams, load_params
-from stages.lib.progress import Progress
-from stages.lib.runner import run_stage
-from stages.lib.sparsity import (
-    allocate_by_lamp,
-    allocate_uniformly,
-    compute_gzip_size_bytes,
-    compute_sparsity,
-    count_zeros,
-    has_sparsity,
-)
-from stages.lib.tf import keras, tf
-from stages.lib.training import STEPS_PER_EXECUTION, build_optimizer
+from stages.lib.cost.macs import count_macs
+from stages.lib.cost.sparsity import allocate_by_lamp, allocate_uniformly, compute_sparsity, count_zeros, has_sparsity
+from stages.lib.network.accuracy import measure_accuracy
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import StatelessDropout, read_model, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import PruneParams, TrainParams
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, write_csv, write_json
+from stages.lib.training.batches import count_steps, training_batches
+from stages.lib.training.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
+from stages.lib.training.loop import STEPS_PER_EXECUTION, build_optimizer
+from stages.lib.training.precision import choose_policy
+from stages.lib.training.progress import Progress
 
 # isort: split
-import tensorflow_model_optimization as tfmot  # after stages.lib.tf, which settles which Keras it gets
+import tensorflow_model_optimization as tfmot  # after stages.lib.network.keras2, which settles which Keras it gets
 
+READS = (
+    "seed",
+    "dataset.class_names",
+    "prune.sparsities",
+    "prune.epochs",
+    "prune.clean_epochs",
+    "prune.ramp_fraction",
+    "prune.frequency",
+    "prune.batch_size",
+    "prune.learning_rate",
+    "train",
+)
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
 OUTPUT = Path("data/prune")
@@ -222,7 +226,7 @@ def build_recipe(train: TrainParams, prune: PruneParams) -> TrainParams:
 
     Its epochs and its learning rate are still those of the training; each sparsity has its own.
     """
-    return replace(train, batch_size=prune.batch_size, clean_epochs=prune.clean_epochs)
+    return train.model_copy(update={"batch_size": prune.batch_size, "clean_epochs": prune.clean_epochs})
 
 
 def build_checkpoints(
@@ -230,7 +234,7 @@ def build_checkpoints(
 ) -> list[Checkpoint]:
     """Builds a checkpoint for each sparsity; it belongs to that one and all before it, from which it starts."""
     inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
-    how = asdict(prune) | {"rankings": (), "sparsities": (), "epochs": (), "learning_rate": ()}
+    how = prune.model_dump() | {"rankings": (), "sparsities": (), "epochs": (), "learning_rate": ()}
     steps = list(zip(names, prune.epochs, prune.learning_rate, strict=True))
     return [
         Checkpoint(
@@ -256,7 +260,7 @@ def prune_step_by_step(
     steps = zip(prune.sparsities, prune.epochs, prune.learning_rate, checkpoints, strict=True)
     for step, (sparsity, epochs, learning_rate, checkpoint) in enumerate(steps, start=1):
         sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), sparsity)
-        how = replace(recipe, epochs=epochs, learning_rate=learning_rate)
+        how = recipe.model_copy(update={"epochs": epochs, "learning_rate": learning_rate})
         # Another seed for each: the batches of the training, whose seed is `seed`, would come again.
         prune_model(model, train_set, augmentation_limits, sparsities, prune, how, seed + step, policy, checkpoint)
         yield list_layer_zeros(model, sparsities)
@@ -304,9 +308,9 @@ def write_outputs(
 
 def main() -> None:
     """Runs the stage."""
-    params, compression, choice = load_params(), load_compression_params(), read_json(CHOSEN / "choice.json")
-    prune, policy = compression.prune, choose_policy(params.train.precision)
-    (ranking,) = parse_names(__doc__, ranking=prune.rankings)
+    params, choice = load_params(reads=READS), read_json(CHOSEN / "choice.json")
+    prune, policy = params.prune, choose_policy(params.train.precision)
+    (ranking,) = parse_names(__doc__, ranking="prune.rankings")
     recipe = build_recipe(params.train, prune)
     names = [f"{ranking}-{sparsity}" for sparsity in prune.sparsities]
     checkpoints = build_checkpoints(names, choice, prune, recipe, params.seed, policy)

@@ -25,11 +25,13 @@ Nothing here feeds a choice.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib.answers import (
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams
+from stages.lib.report.answers import (
     Row,
     answer_arithmetic,
     answer_augmentation,
@@ -48,10 +50,7 @@ from stages.lib.answers import (
     tell_shipped_time,
     tell_shrunk_times,
 )
-from stages.lib.compression_params import load_compression_params
-from stages.lib.files import read_csv, read_json, write_bytes, write_json
-from stages.lib.params import AugmentationParams, load_params
-from stages.lib.report_page import (
+from stages.lib.report.page import (
     Section,
     Times,
     format_arithmetic,
@@ -68,9 +67,18 @@ from stages.lib.report_page import (
     format_receptive_fields,
     format_shrinking,
 )
-from stages.lib.runner import run_stage
-from stages.lib.tables import STUDY_TEST_ACCURACY
+from stages.lib.results.tables import STUDY_TEST_ACCURACY
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 
+READS = (
+    "seed",
+    "augmentations",
+    "study",
+    "prune.sparsities",
+    "prune.epochs",
+    "ship.max_loss",
+)
 DATA = Path("data")
 OUTPUT = Path("data/report")
 
@@ -135,7 +143,7 @@ def read_macs_of_layers(way: str, targets: Sequence[float]) -> dict[str, dict[st
 
 def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequence[str]) -> str | None:
     """Finds the augmentation of the run that changes no image; None if each does."""
-    return next((name for name in names if not any(asdict(augmentations[name]).values())), None)
+    return next((name for name in names if augmentations[name].is_identity), None)
 
 
 def find_file(rows: Sequence[Row], kind: str, name: str, precision: str) -> Row:
@@ -364,12 +372,12 @@ def list_facts(results: Results, seed: int) -> list[tuple[str, str]]:
 
 def main() -> None:
     """Runs the stage."""
-    params, compression = load_params(), load_compression_params()
+    params = load_params(reads=READS)
     results = read_results(params.study.models, params.study.augmentations)
     baseline = find_baseline(params.augmentations, params.study.augmentations)
     answer, lead = describe_start(results)
-    epochs = dict(zip(compression.prune.sparsities, compression.prune.epochs, strict=True))
-    sections = list_sections(results, baseline, epochs, compression.ship.max_loss, params.seed)
+    epochs = dict(zip(params.prune.sparsities, params.prune.epochs, strict=True))
+    sections = list_sections(results, baseline, epochs, params.ship.max_loss, params.seed)
     page = format_page(f"{results.shipped['name']}, {results.shipped['precision']}: the report", lead, sections)
     write_json(OUTPUT / "answers.json", {"ships": answer} | {one.question: one.answer for one in sections[:-1]})
     write_bytes(OUTPUT / "index.html", page.encode())

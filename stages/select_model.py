@@ -23,11 +23,18 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from stages.lib.files import read_json, write_bytes, write_csv, write_json
-from stages.lib.params import AugmentationParams, ModelParams, load_params
-from stages.lib.plots import COLORS, write_figure
-from stages.lib.runner import run_stage
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, ModelParams
+from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_json, write_bytes, write_csv, write_json
 
+READS = (
+    "study",
+    "models",
+    "augmentations",
+    "select_model",
+)
 MODELS = Path("data/train")
 COMPLEXITY = Path("data/complexity")
 OUTPUT = Path("data/select_model")
@@ -143,14 +150,14 @@ def describe_choice(
         "model": chosen.model,
         "augmentation": chosen.augmentation,
         "reason": reason,
-        "architecture": asdict(model),
-        "augmentation_limits": asdict(augmentation),
+        "architecture": model.model_dump(),
+        "augmentation_limits": augmentation.model_dump(),
     }
 
 
 def main() -> None:
     """Runs the stage."""
-    params = load_params()
+    params = load_params(reads=READS)
     candidates = [read_candidate(model, name) for model in params.study.models for name in params.study.augmentations]
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)

@@ -25,12 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.card import FASHION_MNIST, format_card
-from stages.lib.compression_params import CompressionParams, PruneParams, ShrinkParams, load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, read_split, write_bytes, write_json
-from stages.lib.litert import predict_logits, quantize, read_interpreter
-from stages.lib.metrics import (
+from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
+from stages.lib.network.metrics import (
     compute_accuracy,
     compute_class_scores,
     compute_confusion_matrix,
@@ -38,9 +35,26 @@ from stages.lib.metrics import (
     compute_probabilities,
     compute_reliability,
 )
-from stages.lib.params import DatasetParams, TrainParams, load_params
-from stages.lib.runner import run_stage
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import DatasetParams, Params, PruneParams, ShrinkParams
+from stages.lib.report.card import FASHION_MNIST, format_card
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import read_csv, read_json, read_split, write_bytes, write_json
 
+READS = (
+    "dataset",
+    "evaluate.calibration_bins",
+    "train",
+    "prune.sparsities",
+    "prune.epochs",
+    "prune.batch_size",
+    "prune.learning_rate",
+    "shrink.macs_shares",
+    "shrink.epochs",
+    "export.calibration_images",
+    "export.weight_bits",
+    "ship",
+)
 FRONTIER = Path("data/frontier/frontier.csv")
 LATENCY = Path("data/frontier/latency.csv")
 CHOSEN = Path("data/select_model/metrics.json")
@@ -202,7 +216,7 @@ def describe_model(
         "sha256": sha256(content).hexdigest(),
         **{name: shipped[name] for name in ("size_bytes", "gzip_size_bytes")},
         **counts,
-        "dataset": FASHION_MNIST if FASHION_MNIST_SHA256 in dataset.files.values() else "another data set",
+        "dataset": FASHION_MNIST if FASHION_MNIST_SHA256 in dataset.files.model_dump().values() else "another data set",
         "image_size_px": dataset.image_size_px,
         "class_names": list(dataset.class_names),
         **{name: measured[name] for name in ("input", "output")},
@@ -240,11 +254,9 @@ def list_prune_recipe(name: str, prune: PruneParams) -> dict[str, Any]:
     }
 
 
-def list_recipe(
-    shipped: Mapping[str, Any], chosen: Mapping[str, Any], train: TrainParams, compression: CompressionParams
-) -> dict[str, Any]:
+def list_recipe(shipped: Mapping[str, Any], chosen: Mapping[str, Any], params: Params) -> dict[str, Any]:
     """Lists what the card tells of how the file was made; `dense` names the model that it was made of."""
-    name, source = shipped["name"], shipped["source"]
+    name, source, train = shipped["name"], shipped["source"], params.train
     return {
         "dense": name if source == "train" else chosen["chosen"],
         "epochs": train.epochs,
@@ -253,11 +265,11 @@ def list_recipe(
         "batch_size": train.batch_size,
         "schedule": train.schedule,
         "label_smoothing": train.label_smoothing,
-        **(list_prune_recipe(name, compression.prune) if source == "prune" else {}),
-        "shrink_epochs": compression.shrink.epochs,
-        "scratch_epochs": count_scratch_epochs(name, train.epochs, compression.shrink) if source == "shrink" else 0,
-        "calibration_images": compression.export.calibration_images,
-        "weight_bits": compression.export.weight_bits,
+        **(list_prune_recipe(name, params.prune) if source == "prune" else {}),
+        "shrink_epochs": params.shrink.epochs,
+        "scratch_epochs": count_scratch_epochs(name, train.epochs, params.shrink) if source == "shrink" else 0,
+        "calibration_images": params.export.calibration_images,
+        "weight_bits": params.export.weight_bits,
     }
 
 
@@ -270,8 +282,8 @@ def write_outputs(model: Mapping[str, Any], content: bytes, card: str) -> None:
 
 def main() -> None:
     """Runs the stage."""
-    params, compression = load_params(), load_compression_params()
-    max_loss = compression.ship.max_loss
+    params = load_params(reads=READS)
+    max_loss = params.ship.max_loss
     files, chosen = read_files(), read_json(CHOSEN)
     good = list_good_files(files, chosen, max_loss)
     shipped = select_file(good)
@@ -280,7 +292,7 @@ def main() -> None:
     measured = run_file(path, read_split(TEST_SET), params.dataset.class_names, params.evaluate.calibration_bins)
     content = path.read_bytes()
     model = describe_model(shipped, content, measured, params.dataset, reason)
-    recipe = list_recipe(shipped, chosen, params.train, compression)
+    recipe = list_recipe(shipped, chosen, params)
     write_outputs(model, content, format_card(model, recipe, read_latency(model["sha256"]), read_versions()))
     print(f"{OUTPUT}: {reason}")
 

@@ -26,20 +26,13 @@ The test accuracy is only reported: nothing here is chosen by it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stages.lib.accuracy import measure_accuracy
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.arguments import parse_names
-from stages.lib.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
-from stages.lib.cluster import Cluster
-from stages.lib.compression_params import ShrinkParams, load_compression_params
-from stages.lib.files import read_json, read_split, write_csv, write_json
-from stages.lib.filters import (
+from stages.lib.cost.filters import (
     choose_filters,
     choose_random_filters,
     count_channels,
@@ -47,15 +40,32 @@ from stages.lib.filters import (
     scale_architecture,
     score_filters,
 )
-from stages.lib.hardware import choose_policy
-from stages.lib.macs import count_macs, count_parameters
-from stages.lib.model import read_model, write_model
-from stages.lib.params import AugmentationParams, TrainParams, load_params
-from stages.lib.runner import run_stage
-from stages.lib.sparsity import compute_gzip_size_bytes
-from stages.lib.tf import keras
-from stages.lib.training import train_model
+from stages.lib.cost.macs import count_macs, count_parameters
+from stages.lib.network.accuracy import measure_accuracy
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.model import read_model, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, ShrinkParams, TrainParams
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.runner import run_stage
+from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, write_csv, write_json
+from stages.lib.training.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
+from stages.lib.training.cluster import Cluster
+from stages.lib.training.loop import train_model
+from stages.lib.training.precision import choose_policy
 
+READS = (
+    "seed",
+    "dataset.image_size_px",
+    "dataset.class_names",
+    "train",
+    "shrink.macs_shares",
+    "shrink.multiple",
+    "shrink.epochs",
+    "shrink.clean_epochs",
+    "shrink.learning_rate",
+)
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
 OUTPUT = Path("data/shrink")
@@ -85,12 +95,12 @@ def list_rungs(
         UserError: if no network of the form of `architecture` needs as few MACs.
     """
     rungs = []
-    fine_tuning = replace(
-        train, epochs=shrink.epochs, clean_epochs=shrink.clean_epochs, learning_rate=shrink.learning_rate
+    fine_tuning = train.model_copy(
+        update={"epochs": shrink.epochs, "clean_epochs": shrink.clean_epochs, "learning_rate": shrink.learning_rate}
     )
     for number, share in enumerate(shrink.macs_shares, start=1):
         smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
-        anew = replace(train, epochs=train.epochs + number * shrink.epochs)
+        anew = train.model_copy(update={"epochs": train.epochs + number * shrink.epochs})
         layers = list_layers(image_size_px, num_classes, **smaller)
         rungs.append(Rung(share, smaller, layers, anew if filters == "scratch" else fine_tuning))
     return rungs
@@ -227,12 +237,12 @@ def write_outputs(
 
 def main() -> None:
     """Runs the stage."""
-    params, compression = load_params(), load_compression_params()
-    (filters,) = parse_names(__doc__, filters=compression.shrink.filters)
+    params = load_params(reads=READS)
+    (filters,) = parse_names(__doc__, filters="shrink.filters")
     choice, policy = read_json(CHOSEN / "choice.json"), choose_policy(params.train.precision)
     augmentation, architecture = AugmentationParams(**choice["augmentation_limits"]), choice["architecture"]
     sizes = (params.dataset.image_size_px, len(params.dataset.class_names))
-    rungs = list_rungs(filters, architecture, *sizes, params.train, compression.shrink)
+    rungs = list_rungs(filters, architecture, *sizes, params.train, params.shrink)
     checkpoints = build_checkpoints(filters, rungs, augmentation, params.seed, policy)
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
     model, layers = read_model(CHOSEN / "model.h5"), list_layers(*sizes, **architecture)

@@ -20,7 +20,6 @@ import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -28,19 +27,28 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.architecture import list_layers
-from stages.lib.arguments import parse_names
-from stages.lib.checkpoint import CHECKPOINTS, PACKAGES, Checkpoint, compute_fingerprint
-from stages.lib.cluster import check_divisible, read_cluster
-from stages.lib.files import read_split, write_csv, write_json
-from stages.lib.hardware import choose_policy, read_cpu_name
-from stages.lib.metrics import compute_accuracy, compute_cross_entropy_loss, compute_probabilities
-from stages.lib.model import predict_logits, to_network_input, write_model
-from stages.lib.params import load_params
-from stages.lib.runner import TIMING, run_stage
-from stages.lib.tf import keras
-from stages.lib.training import train_model
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.metrics import compute_accuracy, compute_cross_entropy_loss, compute_probabilities
+from stages.lib.network.model import predict_logits, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.running.arguments import parse_names
+from stages.lib.running.machine import read_cpu_name
+from stages.lib.running.runner import TIMING, run_stage
+from stages.lib.storage.files import read_split, write_csv, write_json
+from stages.lib.training.checkpoint import CHECKPOINTS, PACKAGES, Checkpoint, compute_fingerprint
+from stages.lib.training.cluster import check_divisible, read_cluster
+from stages.lib.training.loop import train_model
+from stages.lib.training.precision import choose_policy
 
+READS = (
+    "seed",
+    "dataset.image_size_px",
+    "dataset.class_names",
+    "models",
+    "augmentations",
+    "train",
+)
 SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 OUTPUT = Path("data/train")
 
@@ -87,10 +95,12 @@ def write_outputs(
 
 def main() -> None:
     """Runs the stage."""
-    params, cluster = load_params(), read_cluster()
-    name, augmentation_name = parse_names(__doc__, model=params.models, augmentation=params.augmentations)
+    params, cluster = load_params(reads=READS), read_cluster()
+    name, augmentation_name = parse_names(__doc__, model="models", augmentation="augmentations")
     augmentation, train, output = params.augmentations[augmentation_name], params.train, f"{name}-{augmentation_name}"
-    layers = list_layers(params.dataset.image_size_px, len(params.dataset.class_names), **asdict(params.models[name]))
+    layers = list_layers(
+        params.dataset.image_size_px, len(params.dataset.class_names), **params.models[name].model_dump()
+    )
     policy = choose_policy(train.precision)
     fingerprint = compute_fingerprint([layers, augmentation, train, params.seed, policy, cluster.num_workers], SOURCES)
     train_set, val_set = map(read_split, SOURCES)

@@ -6,27 +6,20 @@ that the study names. And it tells now whether the model that will be chosen can
 """
 
 import itertools
-from dataclasses import asdict, fields
 
-from stages.lib.compression_params import CompressionParams, load_compression_params
-from stages.lib.filters import scale_architecture
-from stages.lib.params import Params, check_section_names, load_params
-from stages.lib.runner import run_stage
-
-TOOL_SECTIONS = ("search",)
-"""Which no stage reads: their tools check them, and a slip there does not stop the pipeline."""
+from stages.lib.cost.filters import scale_architecture
+from stages.lib.params.load import load_params
+from stages.lib.running.runner import run_stage
 
 
 def main() -> None:
     """Runs the stage."""
-    stage_sections = [field.name for kind in (Params, CompressionParams) for field in fields(kind)]
-    check_section_names([*stage_sections, *TOOL_SECTIONS])
-    params, compression = load_params(), load_compression_params()
-    for model, share in itertools.product(params.study.models, compression.shrink.macs_shares):
+    params = load_params()
+    for model, share in itertools.product(params.study.models, params.shrink.macs_shares):
         sizes = (params.dataset.image_size_px, len(params.dataset.class_names))
-        scale_architecture(asdict(params.models[model]), *sizes, share, compression.shrink.multiple)
+        scale_architecture(params.models[model].model_dump(), *sizes, share, params.shrink.multiple)
     num_models, num_augmentations = len(params.study.models), len(params.study.augmentations)
-    num_rungs = len(compression.prune.sparsities) + len(compression.shrink.macs_shares)
+    num_rungs = len(params.prune.sparsities) + len(params.shrink.macs_shares)
     print(
         f"params.yaml: sound; {num_models} models x {num_augmentations} augmentations, {num_rungs} steps of compression"
     )

@@ -1,7 +1,7 @@
 import numpy as np
 
-from stages.lib.accuracy import measure_accuracy
-from stages.lib.tf import keras
+from stages.lib.network.accuracy import measure_accuracy
+from stages.lib.network.keras2 import keras
 
 
 def test_the_accuracy_is_the_share_of_images_that_get_their_label() -> None:

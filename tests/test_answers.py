@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.answers import (
+from stages.lib.report.answers import (
     answer_arithmetic,
     answer_augmentation,
     answer_choice,

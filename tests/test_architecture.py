@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from stages.lib.architecture import Layer, list_layers
+from stages.lib.network.architecture import Layer, list_layers
 
 EVERYTHING = ("conv", "flatten", "dense")
 

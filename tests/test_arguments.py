@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from stages.lib.arguments import parse_names
 from stages.lib.errors import UserError
+from stages.lib.running.arguments import parse_names
 
 MODELS = {"first": 1, "second": 2}
 AUGMENTATIONS = ["none", "strong"]

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import augmentation
-from stages.lib.augmentation import (
+from stages.lib.network.keras2 import tf
+from stages.lib.training import augmentation
+from stages.lib.training.augmentation import (
     MEAN_PIXEL,
     affine_transforms,
     apply_transforms,
@@ -14,7 +15,6 @@ from stages.lib.augmentation import (
     erase_squares,
     shift_whole_pixels,
 )
-from stages.lib.tf import tf
 
 IMAGE = np.arange(16, dtype=np.float32).reshape(4, 4)
 NOTHING: dict[str, Any] = {

@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib.batches import count_steps, training_batches, validation_batches
-from stages.lib.tf import tf
+from stages.lib.network.keras2 import tf
+from stages.lib.training.batches import count_steps, training_batches, validation_batches
 
 NUM_IMAGES = 10
 NOTHING: dict[str, Any] = {

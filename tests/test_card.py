@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from stages.lib.card import format_card
+from stages.lib.report.card import format_card
 
 MODEL: dict[str, Any] = {
     "name": "lamp-0.9",

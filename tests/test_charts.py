@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.lib.charts import (
+from stages.lib.report.charts import (
     Axis,
     Bar,
     Point,

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib import checkpoint as module
-from stages.lib.checkpoint import PACKAGES, Checkpoint, compute_fingerprint
-from stages.lib.files import read_arrays, write_arrays
-from stages.lib.model import StatelessDropout
-from stages.lib.muon import Muon
-from stages.lib.tf import keras, tf
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import StatelessDropout
+from stages.lib.storage.files import read_arrays, write_arrays
+from stages.lib.training import checkpoint as module
+from stages.lib.training.checkpoint import PACKAGES, Checkpoint, compute_fingerprint
+from stages.lib.training.muon import Muon
 
 EPOCHS = 3
 STEPS = 4

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from stages.lib.cluster import EXAMPLE, Cluster, check_divisible, read_cluster
 from stages.lib.errors import UserError
+from stages.lib.training.cluster import EXAMPLE, Cluster, check_divisible, read_cluster
 
 HOSTS = ["host0:12345", "host1:12345", "host2:12345"]
 

@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.table import Table
+from sections import replace
 
 from stages import compare as stage
 from stages.compare import (
@@ -28,10 +28,10 @@ from stages.compare import (
     summarize,
     write_times,
 )
-from stages.lib.compression_params import load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_bytes, write_csv, write_json
-from stages.lib.params import StudyParams, load_params
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import StudyParams
+from stages.lib.storage.files import read_csv, read_json, write_bytes, write_csv, write_json
 
 KEYS = ("small-none", "small-flip", "large-none", "large-flip")
 VAL_ACCURACY = dict(zip(KEYS, (0.90, 0.94, 0.91, 0.941), strict=True))
@@ -139,17 +139,17 @@ def write_shrunk(way: str, share: float) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Is a folder with everything that four candidates and two sparsities leave, and no timing."""
     params = load_params()
-    params = dataclasses.replace(
+    params = replace(
         params,
         seed=42,
-        study=StudyParams(("small", "large"), ("none", "flip")),
+        study=StudyParams(models=("small", "large"), augmentations=("none", "flip")),
     )
-    compression = load_compression_params()
-    prune = dataclasses.replace(compression.prune, rankings=RANKINGS, sparsities=SPARSITIES)
-    shrink = dataclasses.replace(compression.shrink, filters=WAYS, macs_shares=SHARES)
-    compression = dataclasses.replace(compression, prune=prune, shrink=shrink)
-    monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    compression = load_params()
+    prune = replace(compression.prune, rankings=RANKINGS, sparsities=SPARSITIES)
+    shrink = replace(compression.shrink, filters=WAYS, macs_shares=SHARES)
+    compression = replace(compression, prune=prune, shrink=shrink)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
     monkeypatch.chdir(tmp_path)
     for key in KEYS:
         write_candidate(key, VAL_ACCURACY[key])

@@ -24,11 +24,11 @@ from stages.complexity import (
     plot_receptive_field,
     sum_up,
 )
-from stages.lib.architecture import Layer, list_layers
+from stages.lib.cost.receptive_field import ReceptiveField, compute_receptive_fields
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays
-from stages.lib.plots import write_figure
-from stages.lib.receptive_field import ReceptiveField, compute_receptive_fields
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.pictures.style import write_figure
+from stages.lib.storage.files import read_csv, read_json, write_arrays
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
 TINY = list_layers(4, 3, [[2]], False, False, dense=[5], batch_norm=["conv"], dropout=0.1)

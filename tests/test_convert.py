@@ -2,31 +2,30 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 
-from stages.lib import convert
-from stages.lib.architecture import list_layers
-from stages.lib.convert import convert_to_float32, convert_to_int8
-from stages.lib.litert import predict_logits as predict_logits_of_file
-from stages.lib.litert import read_interpreter
-from stages.lib.model import build_model, predict_logits, to_network_input
-from stages.lib.params import load_params
-from stages.lib.sparsity import compute_gzip_size_bytes
-from stages.lib.tf import keras
+from stages.lib.litert import convert
+from stages.lib.litert.convert import convert_to_float32, convert_to_int8
+from stages.lib.litert.runtime import predict_logits as predict_logits_of_file
+from stages.lib.litert.runtime import read_interpreter
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.model import build_model, predict_logits, to_network_input
+from stages.lib.params.load import load_params
+from stages.lib.storage.files import compute_gzip_size_bytes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
 SCRIPT = """
 import hashlib
 import numpy as np
-from stages.lib import convert
-from stages.lib.architecture import list_layers
-from stages.lib.convert import convert_to_float32, convert_to_int8
-from stages.lib.model import build_model
+from stages.lib.litert import convert
+from stages.lib.network.architecture import list_layers
+from stages.lib.litert.convert import convert_to_float32, convert_to_int8
+from stages.lib.network.model import build_model
 images = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
 model = build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
 for content in (convert_to_float32(model), convert_to_int8(model, images, 7)):
@@ -175,7 +174,7 @@ def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> No
 
 
 def test_the_fifth_model_of_params_converts(tmp_path: Path) -> None:
-    layers = list_layers(8, 3, **asdict(load_params().models["fifth"]))
+    layers = list_layers(8, 3, **load_params().models["fifth"].model_dump())
 
     content = convert_to_int8(build_model(layers, seed=1), np.pad(IMAGES, [(0, 0), (1, 1), (1, 1)])[:5], 7)
 

@@ -21,7 +21,7 @@ from browser import list_violations, open_browser, open_page
 from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
-from stages.lib.files import write_arrays
+from stages.lib.storage.files import write_arrays
 from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts, read_model
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,7 @@ START = [sys.executable, "-m", "stages.tools.demo"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline's folder with a model that knows boxes: tall is a trouser, wide a sneaker, square a bag."""
-    from stages.lib.tf import keras, tf
+    from stages.lib.network.keras2 import keras, tf
 
     kernel = np.zeros((28, 28, 4), np.float32)
     kernel[[0, -1], 11:17, 0] = kernel[11:17, [0, -1], 1] = 1

@@ -15,7 +15,7 @@ import pytest
 from stages import download as stage
 from stages.download import download
 from stages.lib.errors import UserError
-from stages.lib.params import load_params
+from stages.lib.params.load import load_params
 
 CONTENTS = {  # tiny IDX files: two images of 2 x 2, two labels
     "train-images-idx3-ubyte": bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2, 0, 1, 2, 3, 4, 5, 6, 7]),

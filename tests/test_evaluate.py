@@ -1,4 +1,3 @@
-import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from sections import replace
 
 from stages import evaluate as stage
 from stages.evaluate import (
@@ -20,16 +20,23 @@ from stages.evaluate import (
     plot_reliability,
     write_tables,
 )
-from stages.lib.architecture import list_layers
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays
-from stages.lib.metrics import compute_expected_calibration_error, compute_reliability
-from stages.lib.model import build_model, to_network_input, write_model
-from stages.lib.params import AugmentationParams, EvaluateParams, ModelParams, StudyParams, load_params
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.metrics import compute_expected_calibration_error, compute_reliability
+from stages.lib.network.model import build_model, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, EvaluateParams, ModelParams, StudyParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays
 
-NONE = AugmentationParams(0, 0, 0, 0, 0, False)
-FLIP = AugmentationParams(0, 0, 0, 0, 0, True)
-STRONG = AugmentationParams(8, 0.2, 0.2, 0, 0, False)
+NONE = AugmentationParams(
+    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+)
+FLIP = AugmentationParams(
+    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
+)
+STRONG = AugmentationParams(
+    rotation_degrees=8, shift_fraction=0.2, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=False
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
 LABELS = (np.arange(12) % 3).astype(np.uint8)
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
@@ -209,20 +216,20 @@ def test_the_gallery_takes_any_number_of_images(num_images: int, num_places: int
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can measure an untrained model named tiny-none on 12 images."""
     params = load_params()
-    tiny = ModelParams(((2,),), residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0)
-    params = dataclasses.replace(
+    tiny = ModelParams(blocks=((2,),), residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0)
+    params = replace(
         params,
-        dataset=dataclasses.replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),
+        dataset=replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),
         models={"tiny": tiny},
         augmentations={"none": NONE, "strong": STRONG, "unused": FLIP},
-        study=StudyParams(("tiny",), ("none", "strong")),
+        study=StudyParams(models=("tiny",), augmentations=("none", "strong")),
         evaluate=EvaluateParams(calibration_bins=5, gallery_images=4),
     )
-    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.setattr(sys, "argv", ["evaluate", "tiny", "none"])
     monkeypatch.chdir(tmp_path)
     write_arrays(Path("data/prepare/test.npz"), images=IMAGES, labels=LABELS)
-    model = build_model(list_layers(6, 3, **dataclasses.asdict(tiny)), seed=1)
+    model = build_model(list_layers(6, 3, **tiny.model_dump()), seed=1)
     write_model(Path("data/train/tiny-none/model.h5"), model)
     return tmp_path
 

@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import os
 import sys
@@ -9,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import export as stage
 from stages.export import check_loss, list_folders, measure_accuracy_of_file, sample_images
-from stages.lib.architecture import list_layers
-from stages.lib.compression_params import CompressionParams, ExportParams, load_compression_params
-from stages.lib.convert import convert_to_int8
 from stages.lib.errors import UserError
-from stages.lib.files import read_json, write_arrays, write_json
-from stages.lib.hardware import read_cpu_name
-from stages.lib.litert import read_interpreter
-from stages.lib.metrics import compute_accuracy
-from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.params import StudyParams, load_params
-from stages.lib.tf import keras
+from stages.lib.litert.convert import convert_to_int8
+from stages.lib.litert.runtime import read_interpreter
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.metrics import compute_accuracy
+from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import ExportParams, Params, StudyParams
+from stages.lib.running.machine import read_cpu_name
+from stages.lib.storage.files import read_json, write_arrays, write_json
 
 STUDY = StudyParams(models=("tiny", "thin"), augmentations=("none", "flip"))
 LATENCY = {"runtime": "a runtime", "num_threads": 1}
@@ -38,12 +38,12 @@ SPLITS = {name: make_images(num_images, seed) for seed, (name, num_images) in en
 
 
 @pytest.fixture
-def compression() -> CompressionParams:
-    loaded = load_compression_params()
-    return dataclasses.replace(
+def compression() -> Params:
+    loaded = load_params()
+    return replace(
         loaded,
-        prune=dataclasses.replace(loaded.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9)),
-        shrink=dataclasses.replace(loaded.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5, 0.25)),
+        prune=replace(loaded.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9)),
+        shrink=replace(loaded.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5, 0.25)),
         export=ExportParams(calibration_images=20, weight_bits=6, max_loss_float32=1.0, max_loss_int8=1.0),
     )
 
@@ -56,12 +56,12 @@ def write_measured_model(folder: Path, model: keras.Model) -> None:
 
 
 @pytest.fixture
-def folder(compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(compression: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can export two models of train; `tiny` was chosen, with flip."""
-    params = dataclasses.replace(load_params(), study=STUDY, seed=7)
+    params = replace(load_params(), study=STUDY, seed=7)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
     monkeypatch.setattr(stage, "measure_in_fresh_process", lambda _: LATENCY)
     monkeypatch.setattr(sys, "argv", ["export", "train"])
     write_json(Path("data/select_model/choice.json"), {"model": "tiny", "augmentation": "flip"})
@@ -78,7 +78,7 @@ def folder(compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("folder")
 def test_of_train_the_models_of_the_study_are_exported_with_the_chosen_augmentation(
-    compression: CompressionParams,
+    compression: Params,
 ) -> None:
     assert list_folders("train", STUDY, compression.prune, compression.shrink) == ["tiny-flip", "thin-flip"]
 
@@ -91,7 +91,7 @@ def test_of_train_the_models_of_the_study_are_exported_with_the_chosen_augmentat
     ],
 )
 def test_of_the_others_every_rung_of_every_way_is_exported_whatever_was_chosen(
-    source: str, folders: list[str], compression: CompressionParams, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, folders: list[str], compression: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where there is no choice
 
@@ -178,14 +178,14 @@ def test_more_images_are_no_remedy_for_float32() -> None:
 @pytest.mark.parametrize(("precision", "written"), [("float32", set()), ("int8", {"float32.tflite"})])
 def test_a_conversion_that_costs_too_much_ends_the_stage_before_anything_is_written_of_it(
     folder: Path,
-    compression: CompressionParams,
+    compression: Params,
     monkeypatch: pytest.MonkeyPatch,
     precision: str,
     written: set[str],
 ) -> None:
     limits = {"max_loss_float32": 1.0, "max_loss_int8": 1.0} | {f"max_loss_{precision}": 0.1}
-    strict = dataclasses.replace(compression, export=ExportParams(20, 7, **limits))
-    monkeypatch.setattr(stage, "load_compression_params", lambda: strict)
+    strict = replace(compression, export=ExportParams(calibration_images=20, weight_bits=7, **limits))
+    monkeypatch.setattr(stage, "load_params", lambda **_: strict)
     monkeypatch.setattr(
         stage,
         "measure_accuracy_of_file",

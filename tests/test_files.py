@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.files import (
+from stages.lib.storage.files import (
     read_arrays,
     read_csv,
     read_json,
@@ -350,7 +350,7 @@ def test_text_is_read_whatever_the_language_of_the_machine(tmp_path: Path) -> No
     write_csv(tmp_path / "x.csv", [{"name": "Schürze"}])
     (tmp_path / "x.json").write_bytes('{"name": "Schürze"}'.encode())
     code = (
-        "import json, sys; from pathlib import Path; from stages.lib.files import read_csv, read_json\n"
+        "import json, sys; from pathlib import Path; from stages.lib.storage.files import read_csv, read_json\n"
         "folder = Path(sys.argv[1])\n"
         "print(json.dumps([read_csv(folder / 'x.csv')[0], read_json(folder / 'x.json')]))"
     )

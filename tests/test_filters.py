@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.errors import UserError
-from stages.lib.filters import (
+from stages.lib.cost.filters import (
     choose_filters,
     choose_random_filters,
     count_channels,
@@ -20,10 +18,12 @@ from stages.lib.filters import (
     scale_architecture,
     score_filters,
 )
-from stages.lib.macs import count_macs
-from stages.lib.model import build_model, predict_logits
-from stages.lib.params import load_params
-from stages.lib.tf import keras
+from stages.lib.cost.macs import count_macs
+from stages.lib.errors import UserError
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.model import build_model, predict_logits
+from stages.lib.params.load import load_params
 
 PLAIN: dict[str, Any] = {"residual": False, "global_pool": False, "batch_norm": [], "dropout": 0}
 RESIDUAL: dict[str, Any] = {"residual": True, "global_pool": True, "batch_norm": ["conv"], "dropout": 0}
@@ -39,7 +39,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "residual_and_flatten": RESIDUAL | {"blocks": [[4] * 3, [6] * 3], "dense": [7], "global_pool": False},
     "global_pool": RESIDUAL | {"blocks": [[4, 6], [5]], "dense": [7], "residual": False, "batch_norm": ["dense"]},
 }
-MODELS_OF_PARAMS = {name: vars(model) for name, model in load_params().models.items()}
+MODELS_OF_PARAMS = {name: model.model_dump() for name, model in load_params().models.items()}
 
 
 # How narrow the smaller network is
@@ -493,7 +493,7 @@ def test_the_large_network_is_not_changed() -> None:
 
 
 def test_importing_it_does_not_load_tensorflow() -> None:
-    code = "import sys, stages.lib.filters; print(any('tensorflow' in name or 'keras' in name for name in sys.modules))"
+    code = "import sys, stages.lib.cost.filters; print(any('tensorflow' in name or 'keras' in name for name in sys.modules))"
     root = Path(__file__).parents[1]
     printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "False"

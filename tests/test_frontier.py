@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
+from sections import replace
 
 from stages import frontier as stage
 from stages.frontier import (
@@ -30,17 +30,17 @@ from stages.frontier import (
     plot_latency,
     read_latency,
 )
-from stages.lib.compression_params import load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, write_bytes, write_csv, write_json
-from stages.lib.params import StudyParams, load_params
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import StudyParams
+from stages.lib.storage.files import read_csv, write_bytes, write_csv, write_json
 
 DVC_OUTPUTS = {"frontier.csv", "frontier.png"}
 TIMES = {"latency.csv", "latency.png", "frontier.md", "shrinking.md"}
 CHOSEN = {"model": "small", "augmentation": "flip"}
-COMPRESSION = load_compression_params()
-PRUNE = dataclasses.replace(COMPRESSION.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9))
-SHRINK = dataclasses.replace(COMPRESSION.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5,))
+COMPRESSION = load_params()
+PRUNE = replace(COMPRESSION.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9))
+SHRINK = replace(COMPRESSION.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5,))
 
 
 def write_exported(source: str, name: str, float32: tuple[float, int], int8: tuple[float, int]) -> None:
@@ -74,10 +74,10 @@ def write_latency(source: str, name: str, precision: str, median_ms: float) -> N
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Is a folder with all that the stages before this one leave of two models, and no times."""
-    params = dataclasses.replace(load_params(), study=StudyParams(("small", "third"), ("none", "flip")))
-    compression = dataclasses.replace(COMPRESSION, prune=PRUNE, shrink=SHRINK)
-    monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    params = replace(load_params(), study=StudyParams(models=("small", "third"), augmentations=("none", "flip")))
+    compression = replace(COMPRESSION, prune=PRUNE, shrink=SHRINK)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
     monkeypatch.chdir(tmp_path)
     write_json(Path("data/select_model/choice.json"), CHOSEN)
     for model, macs in (("small", 1_000_000), ("third", 3_000_000)):
@@ -481,9 +481,7 @@ def test_the_macs_of_each_layer_stand_beside_the_times() -> None:
     times = {"small-flip": 0.8, "scratch-0.5": 0.2}
     timed = [{"name": name, "precision": "int8", "median_ms": ms} for name, ms in times.items()]
 
-    assert format_shrinking(dataclasses.replace(SHRINK, filters=("scratch",)), timed, "small-flip").splitlines()[
-        2:
-    ] == [
+    assert format_shrinking(replace(SHRINK, filters=("scratch",)), timed, "small-flip").splitlines()[2:] == [
         "| conv1 | 900,000 | 400,000 |",
         "| logits | 100,000 | 80,000 |",
         "| all | 1,000,000 | 480,000 |",

@@ -15,19 +15,19 @@ import psutil
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.guard import end_with, find_dvc, hold_lock
+from stages.lib.running.guard import end_with, find_dvc, hold_lock
 
 ROOT = Path(__file__).parents[1]
 HOLD = """
 import sys
-from stages.lib.guard import hold_lock
+from stages.lib.running.guard import hold_lock
 with hold_lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """
 HOLD_WITH_CHILD = """
 import subprocess, sys
-from stages.lib.guard import hold_lock
+from stages.lib.running.guard import hold_lock
 with hold_lock(sys.argv[1]):
     child = subprocess.Popen(["sleep", "60"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=False)
     print(child.pid, flush=True)
@@ -36,14 +36,14 @@ with hold_lock(sys.argv[1]):
 WATCH = """
 import os, sys, time
 import psutil
-from stages.lib.guard import end_with
+from stages.lib.running.guard import end_with
 end_with(psutil.Process(int(sys.argv[1])) if sys.argv[1:] else psutil.Process().parent())
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
 MESSAGE = "error: the `dvc` that started this stage has ended; `dvc repro` goes on with it\n"
 START_WATCHER = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {WATCH!r}])"
-FIND = "from stages.lib.guard import find_dvc; dvc = find_dvc(); print(dvc and dvc.pid)"
+FIND = "from stages.lib.running.guard import find_dvc; dvc = find_dvc(); print(dvc and dvc.pid)"
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def test_a_parent_that_ends_has_ended(
 
 def test_the_watch_does_not_keep_a_stage_that_is_done() -> None:
     started = time.monotonic()
-    code = "import psutil; from stages.lib.guard import end_with; end_with(psutil.Process().parent())"
+    code = "import psutil; from stages.lib.running.guard import end_with; end_with(psutil.Process().parent())"
 
     subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True, timeout=10)
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from stages.lib import hardware
-from stages.lib.hardware import choose_policy, has_native_bfloat16, read_cpu_flags, read_cpu_name
-from stages.lib.tf import tf
+from stages.lib.network.keras2 import tf
+from stages.lib.training import precision as hardware
+from stages.lib.training.precision import choose_policy, has_native_bfloat16, read_cpu_flags, read_cpu_name
 
 X86 = """processor\t: 0
 vendor_id\t: GenuineIntel

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.idx import read_idx, read_images, read_labels
+from stages.lib.storage.idx import read_idx, read_images, read_labels
 
 IMAGES_HEADER = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 2, 0, 0, 0, 2])  # two images of 2 x 2 unsigned bytes
 IMAGES = IMAGES_HEADER + bytes([0, 1, 2, 3, 252, 253, 254, 255])

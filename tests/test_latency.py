@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib import latency
-from stages.lib.convert import convert_to_float32
 from stages.lib.errors import UserError
-from stages.lib.latency import measure, measure_in_fresh_process, summarize, time_runs
-from stages.lib.tf import keras
+from stages.lib.litert import latency
+from stages.lib.litert.convert import convert_to_float32
+from stages.lib.litert.latency import measure, measure_in_fresh_process, summarize, time_runs
+from stages.lib.network.keras2 import keras
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_line_prints_json_and_an_error_in_one_line(path: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "stages.lib.latency"]
+    command = [sys.executable, "-m", "stages.lib.litert.latency"]
 
     good = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
     bad = subprocess.run([*command, str(tmp_path / "none")], capture_output=True, text=True, check=False)
@@ -157,7 +157,7 @@ def test_the_command_line_prints_json_and_an_error_in_one_line(path: Path, tmp_p
 
 
 def test_measuring_needs_no_tensorflow() -> None:
-    script = "import sys; import stages.lib.latency; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras')])"
+    script = "import sys; import stages.lib.litert.latency; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras')])"
 
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.errors import UserError
-from stages.lib.litert import dequantize, get_logits, predict_logits, quantize, read_interpreter, set_images
-from stages.lib.tf import keras, tf
+from stages.lib.litert.convert import convert_to_float32, convert_to_int8
+from stages.lib.litert.runtime import dequantize, get_logits, predict_logits, quantize, read_interpreter, set_images
+from stages.lib.network.keras2 import keras, tf
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2), np.uint8)
 IMAGES[0] = [[0, 255], [51, 102]]
@@ -241,7 +241,7 @@ def test_a_model_whose_result_does_not_grow_with_the_batch_is_refused(tmp_path: 
 
 
 def test_running_a_file_needs_no_tensorflow() -> None:
-    script = "import sys; import stages.lib.litert; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras')])"
+    script = "import sys; import stages.lib.litert.runtime; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras')])"
 
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from stages.lib import macs
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
-from stages.lib.model import build_model
-from stages.lib.tf import tf
+from stages.lib.cost import macs
+from stages.lib.cost.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import tf
+from stages.lib.network.model import build_model
 
 PLAIN: dict[str, Any] = {"residual": False, "global_pool": False, "dense": [128]}
 RESIDUAL: dict[str, Any] = {"residual": True, "global_pool": True, "dense": []}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from stages.lib.errors import UserError
-from stages.lib.markup import Cell, Number, format_details, format_figure, format_picture, format_table
+from stages.lib.report.markup import Cell, Number, format_details, format_figure, format_picture, format_table
 
 ROWS: list[list[Cell]] = [["a", Number(0.94051, "94.05 %", heat=0.5)], ["b", Number(None, "not measured here")]]
 

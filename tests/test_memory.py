@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.lib.memory import read_memory_mib
+from stages.lib.running.machine import read_memory_mib
 
 STATUS = "Name:\tpython\nVmPeak:\t 999 kB\nVmHWM:\t    3072 kB\nVmRSS:\t    1536 kB\nThreads:\t1\n"
 
@@ -17,7 +17,7 @@ def test_memory_is_read_in_mib(name: str, mib: float, tmp_path: Path) -> None:
 
 
 def test_the_memory_of_a_process_is_its_own_and_not_that_of_the_one_that_started_it() -> None:
-    script = "from stages.lib.memory import read_memory_mib; print(read_memory_mib('VmHWM'))"
+    script = "from stages.lib.running.machine import read_memory_mib; print(read_memory_mib('VmHWM'))"
     mine = bytearray(300 * 2**20)
 
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from stages.lib.metrics import (
+from stages.lib.network.metrics import (
     compute_accuracy,
     compute_class_scores,
     compute_confusion_matrix,

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
-from stages.lib.architecture import Layer, list_layers
+from stages.lib.cost.macs import count_parameters
 from stages.lib.errors import UserError
-from stages.lib.macs import count_parameters
-from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.params import load_params
-from stages.lib.tf import keras, tf
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params.load import load_params
 
 ROOT = Path(__file__).parents[1]
 LAYERS = list_layers(8, 3, [[4, 4], [5]], False, False, [16], batch_norm=["conv", "flatten", "dense"], dropout=0.5)
@@ -130,7 +129,7 @@ def test_an_unknown_kind_is_refused() -> None:
 def test_the_committed_third_model_has_as_many_parameters_as_the_study_and_its_batch_norm() -> None:
     params = load_params(ROOT / "params.yaml")
 
-    model = build_model(list_layers(28, 10, **asdict(params.models["third"])), seed=1)
+    model = build_model(list_layers(28, 10, **params.models["third"].model_dump()), seed=1)
 
     without_batch_norm = 320 + 18_496 + 36_928 + 73_856 + 802_944 + 1_290
     assert without_batch_norm == 933_834  # of the study
@@ -138,7 +137,7 @@ def test_the_committed_third_model_has_as_many_parameters_as_the_study_and_its_b
 
 
 def test_the_committed_fifth_model_has_as_many_parameters_as_its_layers() -> None:
-    layers = list_layers(28, 10, **asdict(load_params(ROOT / "params.yaml").models["fifth"]))
+    layers = list_layers(28, 10, **load_params(ROOT / "params.yaml").models["fifth"].model_dump())
 
     assert build_model(layers, seed=1).count_params() == sum(map(count_parameters, layers)) == 622_890
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib.muon import Muon, orthogonalize
-from stages.lib.tf import keras, tf
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.training.muon import Muon, orthogonalize
 
 SHAPES = [(40, 8), (8, 40), (12, 12), (1, 6), (6, 1)]
 RATE, DECAY, MOMENTUM = 0.02, 0.1, 0.95

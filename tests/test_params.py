@@ -1,5 +1,4 @@
 import copy
-import dataclasses
 import json
 import math
 import re
@@ -7,15 +6,15 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from stages.lib.compression_params import CompressionParams, load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.params import Params, check_section_names, find_name, load_params
+from stages.lib.params.checking import find_name
+from stages.lib.params.load import load_params
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "params.yaml"
@@ -108,22 +107,15 @@ def write_edited(folder: Path, edits: dict[str, str]) -> Path:
     return path
 
 
-def load_all(path: Path = Path("params.yaml")) -> Any:
-    """Loads every section, as stages/validate.py does; they are attributes of what it returns."""
-    known = [field.name for kind in (Params, CompressionParams) for field in dataclasses.fields(kind)]
-    check_section_names([*known, "search"], path)
-    return SimpleNamespace(**vars(load_params(path)), **vars(load_compression_params(path)))
-
-
 def load_edited(folder: Path, edits: dict[str, str]) -> Any:
-    return load_all(write_edited(folder, edits))
+    return load_params(write_edited(folder, edits))
 
 
 def refusal(folder: Path, edits: dict[str, str]) -> str:
     """Returns the message with which the edited parameters are refused, after the name of the file."""
     path = write_edited(folder, edits)
     with pytest.raises(UserError) as caught:
-        load_all(path)
+        load_params(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     return message.removeprefix(f"{path}: ")
@@ -140,7 +132,7 @@ def look_up(params: Any, key: str) -> Any:
 
 
 def test_the_committed_params_load() -> None:
-    params = load_all(COMMITTED)
+    params = load_params(COMMITTED)
 
     assert params.seed == committed()["seed"]
     assert params.dataset.class_names[9] == "Ankle boot"
@@ -151,7 +143,7 @@ def test_the_committed_params_load() -> None:
 
 
 def test_every_committed_value_lands_under_its_own_name() -> None:
-    read = json.loads(json.dumps(vars(load_all(COMMITTED)), default=dataclasses.asdict))
+    read = json.loads(load_params(COMMITTED).model_dump_json(by_alias=True))
 
     assert read == committed()
 
@@ -159,12 +151,12 @@ def test_every_committed_value_lands_under_its_own_name() -> None:
 def test_params_are_read_from_the_working_directory_by_default(tmp_dir: Path) -> None:
     write_edited(tmp_dir, {"seed": "7"})
 
-    assert load_all().seed == 7
+    assert load_params().seed == 7
 
 
 def test_params_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        load_params(COMMITTED).seed = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        load_params(COMMITTED).seed = 1
 
 
 # Keys
@@ -222,7 +214,7 @@ def test_the_file_must_be_a_mapping(tmp_path: Path, text: str, shown: str) -> No
     with pytest.raises(
         UserError, match=f"params.yaml: the file: expected a section with seed, dataset.*; got {re.escape(shown)}"
     ):
-        load_all(path)
+        load_params(path)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +226,7 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, old: str, key: str
     path.write_text(text.replace(f"\n{old}", f"\n{old} 1\n{old}", 1), encoding="utf-8")
 
     with pytest.raises(UserError) as caught:
-        load_all(path)
+        load_params(path)
 
     assert str(caught.value).startswith(f"{path}: ")
     assert f"{key}: given twice in one section, near line " in str(caught.value)
@@ -244,7 +236,7 @@ def test_one_key_in_two_sections_is_given_once() -> None:
     keys = [key.split(".")[-1] for key in list_keys(committed())]
     assert keys.count("epochs") == 3
 
-    load_all(COMMITTED)
+    load_params(COMMITTED)
 
 
 # Numbers
@@ -589,7 +581,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 def test_a_missing_file_is_named_with_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"/absent\.yaml: not found; run this from the top of the repository$"):
-        load_all(tmp_path / "absent.yaml")
+        load_params(tmp_path / "absent.yaml")
 
 
 @pytest.mark.parametrize(
@@ -607,7 +599,7 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path: Path, content: bytes, messa
     path.write_bytes(content)
 
     with pytest.raises(UserError) as caught:
-        load_all(path)
+        load_params(path)
 
     assert str(caught.value).startswith(f"{path}: no valid YAML: ")
     assert message in str(caught.value)
@@ -618,7 +610,7 @@ def test_a_word_that_is_marked_as_an_integer_is_refused_with_its_line(tmp_path: 
     path.write_text("a: 1\nseed: !!int word")
 
     with pytest.raises(UserError, match=r"params\.yaml: line 2: expected an integer; got 'word'$"):
-        load_all(path)
+        load_params(path)
 
 
 def test_class_names_may_hold_any_letters(tmp_path: Path) -> None:
@@ -735,8 +727,11 @@ def test_a_regime_may_be_called_no(tmp_path: Path) -> None:
 
 
 def test_modules_that_need_no_tensorflow_do_not_load_it() -> None:
-    light = ("errors", "architecture", "params", "arguments", "files", "runner", "idx", "metrics", "macs", "sparsity")
-    modules = (*light, "receptive_field", "plots", "cluster", "guard")
+    modules = (
+        *("errors", "network.architecture", "network.metrics", "params.load", "storage.files", "storage.idx"),
+        *("running.arguments", "running.runner", "cost.macs", "cost.sparsity", "cost.receptive_field"),
+        *("pictures.style", "training.cluster"),
+    )
     code = (
         "import importlib, sys\n"
         f"for name in {modules}:\n"
@@ -749,12 +744,6 @@ def test_modules_that_need_no_tensorflow_do_not_load_it() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
-
-
-def test_a_section_of_other_stages_does_not_concern_those_that_train(tmp_path: Path) -> None:
-    path = write_edited(tmp_path, {"ship": "{max_loss: much}", "report": "{}"})
-
-    assert load_params(path).seed == committed()["seed"]
 
 
 def test_the_check_of_the_whole_file_refuses_a_section_that_nobody_reads(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from stages.lib.pareto import find_front
+from stages.lib.results.pareto import find_front
 
 
 def test_what_costs_more_and_is_no_better_is_not_on_the_front() -> None:

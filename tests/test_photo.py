@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from stages.lib.errors import UserError
-from stages.lib.photo import (
+from stages.tools.photo import (
     FORMATS,
     find_box,
     measure_distance,
@@ -498,7 +498,7 @@ def test_a_refusal_of_what_the_photo_shows_names_the_file(tmp_path: Path) -> Non
 
 
 def test_neither_tensorflow_nor_matplotlib_is_loaded() -> None:
-    code = "import sys, stages.lib.photo; print([n for n in ('tensorflow', 'matplotlib') if n in sys.modules])"
+    code = "import sys, stages.tools.photo; print([n for n in ('tensorflow', 'matplotlib') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert result.stdout == "[]\n"

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from stages.lib.plots import COLORS, write_figure
+from stages.lib.pictures.style import COLORS, write_figure
 
 ROOT = Path(__file__).parents[1]
 
@@ -82,7 +82,7 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_old_picture(tmp_path: Path, mo
 
 
 def test_no_screen_is_used_even_where_the_environment_asks_for_one() -> None:
-    code = "import matplotlib, stages.lib.plots; print(matplotlib.get_backend())"
+    code = "import matplotlib, stages.lib.pictures.style; print(matplotlib.get_backend())"
 
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,7 +11,7 @@ from browser import list_violations, open_browser, open_page
 from pipeline import ROOT, dvc, run, run_commands
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from stages.lib.files import read_csv, write_csv
+from stages.lib.storage.files import read_csv, write_csv
 
 AXES = {
     "Accuracy against size": ["kB gzipped", "test accuracy (%)"],

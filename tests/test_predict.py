@@ -24,7 +24,7 @@ BIASES = [0.0, 0.0, 1.0, -9.0]
 @pytest.fixture(scope="module")
 def content() -> bytes:
     """A LiteRT file: trousers reach the first and last row, sneakers the first and last column, bags all four."""
-    from stages.lib.tf import keras, tf
+    from stages.lib.network.keras2 import keras, tf
 
     kernel = np.zeros((28, 28, 4), np.float32)
     kernel[[0, -1], 11:17, 0] = kernel[11:17, [0, -1], 1] = 1
@@ -345,7 +345,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: list
 def test_ctrl_c_ends_it_quietly(model: Path, tmp_path: Path) -> None:
     photo = draw_box(tmp_path / "x.png", 60, 200)
     code = (
-        "import runpy, sys, time, stages.lib.photo as photo\n"
+        "import runpy, sys, time, stages.tools.photo as photo\n"
         "photo.read_prepared = lambda *_: print('reading', flush=True) or time.sleep(30)\n"
         f"sys.argv = ['predict', '--model', {str(model)!r}, {photo!r}]\n"
         "runpy.run_module('stages.tools.predict', run_name='__main__')"

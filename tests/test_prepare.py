@@ -1,14 +1,15 @@
-import dataclasses
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import prepare as stage
 from stages.lib.errors import UserError
-from stages.lib.files import read_split
-from stages.lib.params import PrepareParams, load_params
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import PrepareParams
+from stages.lib.storage.files import read_split
 from stages.prepare import check_split, read_pair, split_dataset, split_stratified
 
 LABELS = np.array([0] * 10 + [1] * 5 + [2] * 4)[np.random.default_rng(0).permutation(19)]  # three classes, mixed
@@ -33,9 +34,9 @@ def make_pair(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with IDX files of 20 training and 6 test images, two classes, in which the stage can run."""
     params = load_params()
-    dataset = dataclasses.replace(params.dataset, image_size_px=2, class_names=("shirt", "bag"))
-    params = dataclasses.replace(params, seed=5, dataset=dataset, prepare=PrepareParams(0.2, 1.0))
-    monkeypatch.setattr(stage, "load_params", lambda: params)
+    dataset = replace(params.dataset, image_size_px=2, class_names=("shirt", "bag"))
+    params = replace(params, seed=5, dataset=dataset, prepare=PrepareParams(val_fraction=0.2, keep_fraction=1.0))
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
     for name, labels in (("train", np.arange(20) % 2), ("t10k", np.array([1, 0, 0, 1, 1, 0]))):
         images, stored_labels = make_pair(labels)

@@ -1,4 +1,3 @@
-import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,15 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from sections import replace
 
 from stages import preview as stage
 from stages.lib.errors import UserError
-from stages.lib.files import write_arrays
-from stages.lib.params import AugmentationParams, PreviewParams, load_params
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, PreviewParams
+from stages.lib.storage.files import write_arrays
 from stages.preview import describe, find_first_of_each_class, make_versions, plot_preview
 
-NONE = AugmentationParams(0, 0, 0, 0, 0, False)
-STRONG = AugmentationParams(8, 0.2, 0.2, 0, 0, False)
+NONE = AugmentationParams(
+    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+)
+STRONG = AugmentationParams(
+    rotation_degrees=8, shift_fraction=0.2, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=False
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 6, 6), np.uint8)
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
 
@@ -83,12 +88,34 @@ def test_more_versions_leave_the_first_ones_as_they_are() -> None:
     ("augmentation", "title"),
     [
         (NONE, "some: images as they are"),
-        (AugmentationParams(7.5, 0, 0, 0, 0, False), "some: rotation up to 7.5°"),
-        (AugmentationParams(0, 0.07, 0, 0, 0, False), "some: shift up to 7 %"),  # 100 x 0.07 is 7.000000000000001
-        (AugmentationParams(0, 0, 0.1, 0, 0, False), "some: zoom up to 10 %"),
-        (AugmentationParams(0, 0, 0, 0, 0, True), "some: half of the images mirrored"),
         (
-            AugmentationParams(8, 0.02, 0.2, 0, 0, True),
+            AugmentationParams(
+                rotation_degrees=7.5, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+            ),
+            "some: rotation up to 7.5°",
+        ),
+        (
+            AugmentationParams(
+                rotation_degrees=0, shift_fraction=0.07, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+            ),
+            "some: shift up to 7 %",
+        ),  # 100 x 0.07 is 7.000000000000001
+        (
+            AugmentationParams(
+                rotation_degrees=0, shift_fraction=0, zoom_fraction=0.1, shift_px=0, erase_px=0, horizontal_flip=False
+            ),
+            "some: zoom up to 10 %",
+        ),
+        (
+            AugmentationParams(
+                rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
+            ),
+            "some: half of the images mirrored",
+        ),
+        (
+            AugmentationParams(
+                rotation_degrees=8, shift_fraction=0.02, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=True
+            ),
             "some: rotation up to 8°, shift up to 2 %, zoom up to 20 %, half of the images mirrored",
         ),
     ],
@@ -127,13 +154,13 @@ def test_a_line_parts_the_original_from_its_versions() -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     params = load_params()
-    params = dataclasses.replace(
+    params = replace(
         params,
-        dataset=dataclasses.replace(params.dataset, class_names=CLASS_NAMES),
+        dataset=replace(params.dataset, class_names=CLASS_NAMES),
         augmentations={"none": NONE, "strong": STRONG},
-        preview=PreviewParams(2),
+        preview=PreviewParams(versions=2),
     )
-    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
     write_arrays(Path("data/prepare/train.npz"), images=IMAGES, labels=np.array([2, 0, 1], np.uint8))
     return tmp_path

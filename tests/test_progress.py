@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from stages.lib.errors import UserError
-from stages.lib.progress import Progress
-from stages.lib.tf import keras
+from stages.lib.network.keras2 import keras
+from stages.lib.training.progress import Progress
 
 
 class Terminal(io.StringIO):

@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import prune as stage
-from stages.lib.architecture import list_layers
-from stages.lib.checkpoint import Checkpoint
-from stages.lib.compression_params import PruneParams, load_compression_params
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays, write_json
-from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.params import TrainParams, load_params
-from stages.lib.tf import keras
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import PruneParams, TrainParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json
+from stages.lib.training.checkpoint import Checkpoint
 from stages.prune import (
     build_checkpoints,
     build_recipe,
@@ -111,7 +112,7 @@ def change(changes: dict[str, Any]) -> tuple[PruneParams, TrainParams]:
     recipe_fields = {field.name for field in dataclasses.fields(RECIPE)}
     of_recipe = {name: value for name, value in changes.items() if name in recipe_fields}
     of_prune = {name: value for name, value in changes.items() if name not in recipe_fields}
-    return dataclasses.replace(PRUNE, **of_prune), dataclasses.replace(RECIPE, **of_recipe)
+    return replace(PRUNE, **of_prune), replace(RECIPE, **of_recipe)
 
 
 def kernels(model: keras.Model) -> dict[str, np.ndarray]:
@@ -381,7 +382,7 @@ def climb(path: Path, folder: Path, **changes: Any) -> list[keras.Model]:
     assert not {"epochs", "learning_rate"} & set(changes)  # each sparsity has its own
     rates = changes.pop("learning_rates", PRUNE.learning_rate)
     prune, recipe = change(changes | {"epochs": 9, "learning_rate": 1e9})  # of the training, which do not matter here
-    prune = dataclasses.replace(prune, learning_rate=rates)
+    prune = replace(prune, learning_rate=rates)
     checkpoints = [Checkpoint(folder / f"{sparsity}.npz", "of this test") for sparsity in prune.sparsities]
     model, copies = read_model(path), []
     for _ in prune_step_by_step(model, TRAIN_SET, LIMITS, ranking, prune, recipe, 7, "float32", checkpoints):
@@ -478,13 +479,11 @@ def test_accuracy_and_size_are_measured_under_a_prefix(tmp_path: Path) -> None:
 @pytest.fixture
 def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can prune the dense model to 50 and 75 %."""
-    params = dataclasses.replace(load_params(), seed=7)
-    params = dataclasses.replace(
-        params, train=RECIPE, dataset=dataclasses.replace(params.dataset, class_names=("a", "b", "c"))
-    )
-    compression = dataclasses.replace(load_compression_params(), prune=PRUNE)
-    monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    params = replace(load_params(), seed=7)
+    params = replace(params, train=RECIPE, dataset=replace(params.dataset, class_names=("a", "b", "c")))
+    compression = replace(load_params(), prune=PRUNE)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
     monkeypatch.setattr(sys, "argv", ["prune", "uniform"])
     monkeypatch.chdir(tmp_path)
     Path("data/select_model").mkdir(parents=True)
@@ -548,24 +547,24 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(
         names = [f"uniform-{sparsity}" for sparsity in prune.sparsities]
         return [one.fingerprint for one in build_checkpoints(names, {"model": "third"}, prune, RECIPE, 7, "float32")]
 
-    before, after = list_fingerprints(PRUNE), list_fingerprints(dataclasses.replace(PRUNE, **changes))
+    before, after = list_fingerprints(PRUNE), list_fingerprints(replace(PRUNE, **changes))
 
     assert [one == other for one, other in zip(before, after, strict=True)] == [n < num_same for n in range(2)]
 
 
 def test_the_fine_tuning_follows_the_training_but_for_what_prune_says() -> None:
-    prune = dataclasses.replace(PRUNE, batch_size=4, clean_epochs=1)
+    prune = replace(PRUNE, batch_size=4, clean_epochs=1)
 
     recipe = build_recipe(RECIPE, prune)
 
-    assert recipe == dataclasses.replace(RECIPE, batch_size=4, clean_epochs=1)
+    assert recipe == replace(RECIPE, batch_size=4, clean_epochs=1)
 
 
 def test_the_batches_are_those_that_prune_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def prune_in_batches_of(batch_size: int) -> bytes:
-        prune = dataclasses.replace(PRUNE, batch_size=batch_size)
-        compression = dataclasses.replace(load_compression_params(ROOT / "params.yaml"), prune=prune)
-        monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+        prune = replace(PRUNE, batch_size=batch_size)
+        compression = replace(load_params(ROOT / "params.yaml"), prune=prune)
+        monkeypatch.setattr(stage, "load_params", lambda **_: compression)
         keras.backend.clear_session()
         stage.main()
         return (folder / "data/prune/uniform/0.75/model.h5").read_bytes()

@@ -4,9 +4,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.receptive_field import ReceptiveField, compute_receptive_fields
-from stages.lib.tf import tf
+from stages.lib.cost.receptive_field import ReceptiveField, compute_receptive_fields
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import tf
 
 
 def compute_fields(

@@ -14,9 +14,9 @@ from PIL import Image
 from pipeline import edit_params, run
 from playwright.sync_api import Browser, Page
 
-from stages.lib.files import read_csv, read_json
-from stages.lib.params import AugmentationParams
-from stages.lib.report_page import format_lead, format_receptive_fields
+from stages.lib.params.sections import AugmentationParams
+from stages.lib.report.page import format_lead, format_receptive_fields
+from stages.lib.storage.files import read_csv, read_json
 from stages.report import describe_start, find_baseline, read_results, read_rows
 
 LAYER = {"layer": "conv1", "kind": "conv", "output_shape": "4x4x2", "receptive_field_px": 3.0, "jump_px": 1.0}
@@ -286,7 +286,14 @@ def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
 
 
 def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -> None:
-    known = {"a": AugmentationParams(0, 0, 0, 0, 0, True), "b": AugmentationParams(0, 0, 0, 0, 0, False)}
+    known = {
+        "a": AugmentationParams(
+            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
+        ),
+        "b": AugmentationParams(
+            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+        ),
+    }
     assert find_baseline(known, ["a", "b"]) == "b"
     assert find_baseline(known, ["a"]) is None
 

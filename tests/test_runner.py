@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stages.lib import runner
 from stages.lib.errors import UserError
-from stages.lib.guard import hold_lock
-from stages.lib.runner import run_stage
+from stages.lib.running import runner
+from stages.lib.running.guard import hold_lock
+from stages.lib.running.runner import run_stage
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def run_failing(error: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a stage that raises `error`, a Python expression, as a process of its own."""
     (folder / "fail.py").write_text(
         "from stages.lib.errors import UserError\n"
-        "from stages.lib.runner import run_stage\n"
+        "from stages.lib.running.runner import run_stage\n"
         "def main():\n"
         f"    raise {error}\n"
         "run_stage(main)\n"
@@ -142,7 +142,7 @@ def test_the_record_holds_seconds_since_the_process_started_and_peak_memory(
 
 def test_the_memory_is_that_of_the_stage_and_not_of_the_dvc_that_started_it(tmp_dir: Path) -> None:
     """Through bash, which becomes the command, and so hands on what `ru_maxrss` remembers."""
-    script = "from stages.lib.runner import run_stage; run_stage(lambda: bytearray(30 * 2**20))"
+    script = "from stages.lib.running.runner import run_stage; run_stage(lambda: bytearray(30 * 2**20))"
     (tmp_dir / "train.py").write_text(script)
     mine = bytearray(300 * 2**20)
 
@@ -293,7 +293,7 @@ def test_a_bad_tf_config_is_a_message_before_the_stage_does_anything(monkeypatch
 def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock(tmp_dir: Path) -> None:
     (tmp_dir / "wait.py").write_text(
         "import os, time\n"
-        "from stages.lib.runner import run_stage\n"
+        "from stages.lib.running.runner import run_stage\n"
         "def main():\n"
         "    print(os.getpid(), flush=True)\n"
         "    time.sleep(60)\n"

@@ -26,9 +26,9 @@ import pytest
 from optuna.storages._rdb.models import TrialModel
 from pipeline import commit, dvc, edit_params, require_program, run, run_commands
 
-from stages.lib.search_params import SearchParams
-from stages.lib.trial import is_diverged
 from stages.tools.search import open_storage, open_study
+from stages.tools.search.space import SearchParams
+from stages.tools.search.trial import is_diverged
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
@@ -447,7 +447,7 @@ def test_an_unknown_candidate_is_refused(copy: Path) -> None:
 
 def test_a_training_whose_loss_is_no_number_is_told_from_other_failures() -> None:
     from stages.lib.errors import UserError
-    from stages.lib.progress import Progress
+    from stages.lib.training.progress import Progress
 
     with pytest.raises(UserError) as caught:
         Progress("tiny-none", 2, 3).on_epoch_end(0, {"loss": float("nan")})

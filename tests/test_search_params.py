@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,7 +6,7 @@ import pytest
 import yaml
 
 from stages.lib.errors import UserError
-from stages.lib.search_params import FloatRange, IntegerRange, load_search_params
+from stages.tools.search.space import FloatRange, IntegerRange, load_search_params
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 RATE = {"low": 0.001, "high": 0.01, "log": True}
@@ -33,7 +32,7 @@ def refusal(folder: Path, **search: Any) -> str:
 
 
 def test_every_committed_value_lands_under_its_own_name() -> None:
-    read = json.loads(json.dumps(dataclasses.asdict(load_search_params(COMMITTED))))
+    read = json.loads(load_search_params(COMMITTED).model_dump_json())
     assert read == yaml.safe_load(COMMITTED.read_text())["search"]
 
 
@@ -76,9 +75,9 @@ def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "read"),
     [
-        ("train.learning_rate", RATE, FloatRange(0.001, 0.01, True)),
-        ("models.third.dropout", {"low": 0, "high": 0.5, "log": False}, FloatRange(0.0, 0.5, False)),
-        ("train.epochs", {"low": 4, "high": 10, "step": 2}, IntegerRange(4, 10, 2)),
+        ("train.learning_rate", RATE, FloatRange(low=0.001, high=0.01, log=True)),
+        ("models.third.dropout", {"low": 0, "high": 0.5, "log": False}, FloatRange(low=0.0, high=0.5, log=False)),
+        ("train.epochs", {"low": 4, "high": 10, "step": 2}, IntegerRange(low=4, high=10, step=2)),
         ("train.schedule", ["one_cycle", "constant"], ("one_cycle", "constant")),
         ("models.third.blocks", [[[32, 64], [64]], [[8]]], ([[32, 64], [64]], [[8]])),
         ("models.third.dense", [[], [64, 32]], ([], [64, 32])),

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import json
 from collections.abc import Iterator
@@ -7,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from sections import replace
 
 from stages import select_model as stage
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_bytes, write_json
-from stages.lib.params import AugmentationParams, ModelParams, SelectModelParams, StudyParams, load_params
-from stages.lib.plots import COLORS
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams, StudyParams
+from stages.lib.pictures.style import COLORS
+from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 from stages.select_model import Candidate, describe_choice, explain, plot_comparison, select_candidate
 
-SMALL = ModelParams(((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
+SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
 
 
 def candidate(
@@ -155,7 +156,9 @@ def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
 
 
 def test_the_choice_holds_the_architecture_and_the_limits_that_later_stages_go_on_with() -> None:
-    augmentation = AugmentationParams(8, 0.02, 0.2, 0, 0, False)
+    augmentation = AugmentationParams(
+        rotation_degrees=8, shift_fraction=0.02, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=False
+    )
 
     choice = describe_choice(candidate(0.9, augmentation="mild"), SMALL, augmentation, "why")
 
@@ -232,15 +235,22 @@ MODEL_BYTES = b"the model of small-flip"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with four trained candidates, in which the stage chooses small-flip; there is no data/evaluate."""
-    augmentations = {"none": AugmentationParams(0, 0, 0, 0, 0, False), "flip": AugmentationParams(0, 0, 0, 0, 0, True)}
-    params = dataclasses.replace(
+    augmentations = {
+        "none": AugmentationParams(
+            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+        ),
+        "flip": AugmentationParams(
+            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
+        ),
+    }
+    params = replace(
         load_params(),
         models={"small": SMALL, "large": SMALL},
-        study=StudyParams(("small", "large"), ("none", "flip")),
+        study=StudyParams(models=("small", "large"), augmentations=("none", "flip")),
         augmentations=augmentations,
-        select_model=SelectModelParams(0.002),
+        select_model=SelectModelParams(tolerance=0.002),
     )
-    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
     accuracies = {"small-none": 0.90, "small-flip": 0.94, "large-none": 0.91, "large-flip": 0.941}
     for key, accuracy in accuracies.items():

@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 from collections.abc import Callable
 from hashlib import sha256
@@ -7,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import ship as stage
-from stages.lib.compression_params import ShipParams, load_compression_params
-from stages.lib.convert import convert_to_float32, convert_to_int8
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays, write_bytes, write_csv, write_json
-from stages.lib.params import load_params
-from stages.lib.tf import keras
+from stages.lib.litert.convert import convert_to_float32, convert_to_int8
+from stages.lib.network.keras2 import keras
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import ShipParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_csv, write_json
 from stages.ship import (
     count_scratch_epochs,
     describe_input,
@@ -31,7 +31,7 @@ from stages.ship import (
 )
 
 PARAMS = load_params()
-COMPRESSION = load_compression_params()
+COMPRESSION = load_params()
 CLASS_NAMES = ("dark", "light")
 CHOSEN = {"chosen": "third-flip", "val_accuracy": 0.94}
 DVC_OUTPUTS = {"model.tflite", "model.json"}
@@ -65,11 +65,11 @@ def contents() -> dict[str, bytes]:
 @pytest.fixture
 def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with three models, of which uniform-0.9 in int8 is to be shipped, and four test images."""
-    dataset = dataclasses.replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
-    params = dataclasses.replace(PARAMS, dataset=dataset)
-    compression = dataclasses.replace(COMPRESSION, ship=ShipParams(0.005))
-    monkeypatch.setattr(stage, "load_params", lambda: params)
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
+    params = replace(PARAMS, dataset=dataset)
+    compression = replace(COMPRESSION, ship=ShipParams(max_loss=0.005))
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
     write_json(Path("data/select_model/metrics.json"), CHOSEN)
     rows = [row_of("third-flip", "keras", "float32", 0.94, 50)]
     models = {
@@ -298,9 +298,7 @@ def test_a_network_may_have_the_name_of_a_ranking_or_a_way_of_shrinking(name: st
 
 
 def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own() -> None:
-    prune = dataclasses.replace(
-        COMPRESSION.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3)
-    )
+    prune = replace(COMPRESSION.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3))
 
     recipes = [list_prune_recipe(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")]
 
@@ -309,7 +307,7 @@ def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own
 
 
 def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps() -> None:
-    shrink = dataclasses.replace(COMPRESSION.shrink, macs_shares=(0.5, 0.25), epochs=4)
+    shrink = replace(COMPRESSION.shrink, macs_shares=(0.5, 0.25), epochs=4)
 
     assert [count_scratch_epochs(f"scratch-{share}", 7, shrink) for share in (0.5, 0.25)] == [11, 15]
 
@@ -361,8 +359,8 @@ def test_accuracy_is_measured_by_running_the_file(folder: Path) -> None:
 
 
 def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compression = dataclasses.replace(COMPRESSION, ship=ShipParams(0.0))
-    monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+    compression = replace(COMPRESSION, ship=ShipParams(max_loss=0.0))
+    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
 
     stage.main()
 

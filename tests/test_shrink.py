@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import hashlib
 import shutil
@@ -8,19 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import shrink as stage
-from stages.lib.architecture import list_layers
-from stages.lib.checkpoint import Checkpoint
-from stages.lib.cluster import Cluster
-from stages.lib.compression_params import ShrinkParams, load_compression_params
+from stages.lib.cost.filters import choose_filters, count_channels, remove_filters, score_filters
+from stages.lib.cost.macs import count_macs, count_parameters
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays, write_json
-from stages.lib.filters import choose_filters, count_channels, remove_filters, score_filters
-from stages.lib.macs import count_macs, count_parameters
-from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.params import AugmentationParams, load_params
-from stages.lib.tf import keras
+from stages.lib.network.architecture import list_layers
+from stages.lib.network.keras2 import keras
+from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, ShrinkParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json
+from stages.lib.training.checkpoint import Checkpoint
+from stages.lib.training.cluster import Cluster
 from stages.shrink import build_checkpoints, cut_weights, list_layer_costs, list_rungs, list_weights, train_rungs
 
 LIMITS: dict[str, Any] = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0}
@@ -71,16 +71,14 @@ LAYERS = list_layers(6, 3, **ARCHITECTURE)
 
 
 PARAMS = load_params()
-TRAIN = dataclasses.replace(
-    PARAMS.train, epochs=EPOCHS, clean_epochs=2, batch_size=16, learning_rate=0.02, precision="float32"
-)
-PARAMS = dataclasses.replace(
+TRAIN = replace(PARAMS.train, epochs=EPOCHS, clean_epochs=2, batch_size=16, learning_rate=0.02, precision="float32")
+PARAMS = replace(
     PARAMS,
     seed=7,
     train=TRAIN,
-    dataset=dataclasses.replace(PARAMS.dataset, image_size_px=6, class_names=("a", "b", "c")),
+    dataset=replace(PARAMS.dataset, image_size_px=6, class_names=("a", "b", "c")),
 )
-COMPRESSION = load_compression_params()
+COMPRESSION = load_params()
 
 
 # The networks
@@ -99,17 +97,17 @@ def test_all_ways_have_the_same_networks(filters: str) -> None:
 @pytest.mark.parametrize("filters", ["magnitude", "random"])
 def test_each_rung_is_fine_tuned_by_the_recipe_of_the_training(filters: str) -> None:
     for rung in list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, SHRINK):
-        assert rung.train == dataclasses.replace(TRAIN, epochs=2, clean_epochs=1, learning_rate=0.01)
+        assert rung.train == replace(TRAIN, epochs=2, clean_epochs=1, learning_rate=0.01)
 
 
 def test_a_network_from_scratch_passes_the_images_as_often_as_the_others_have_in_all() -> None:
     rungs = list_rungs("scratch", ARCHITECTURE, 6, 3, TRAIN, SHRINK)
 
-    assert [rung.train for rung in rungs] == [dataclasses.replace(TRAIN, epochs=epochs) for epochs in (3 + 2, 3 + 4)]
+    assert [rung.train for rung in rungs] == [replace(TRAIN, epochs=epochs) for epochs in (3 + 2, 3 + 4)]
 
 
 def test_a_share_that_no_network_has_is_refused() -> None:
-    shrink = dataclasses.replace(SHRINK, macs_shares=(0.5, 0.01))
+    shrink = replace(SHRINK, macs_shares=(0.5, 0.01))
 
     with pytest.raises(UserError, match=r"macs_shares: .* got 0\.01"):
         list_rungs("magnitude", ARCHITECTURE, 6, 3, TRAIN, shrink)
@@ -314,11 +312,11 @@ def make_folder(folder: Path, chosen: Path) -> Path:
 
 def run_stage_in(folder: Path, filters: str, seed: int = 7, **changes: Any) -> None:
     """Runs the stage in `folder` with SHRINK, changed by `changes`."""
-    params = dataclasses.replace(PARAMS, seed=seed)
-    compression = dataclasses.replace(COMPRESSION, shrink=dataclasses.replace(SHRINK, **changes))
+    params = replace(PARAMS, seed=seed)
+    compression = replace(COMPRESSION, shrink=replace(SHRINK, **changes))
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(stage, "load_params", lambda: params)
-        monkeypatch.setattr(stage, "load_compression_params", lambda: compression)
+        monkeypatch.setattr(stage, "load_params", lambda **_: params)
+        monkeypatch.setattr(stage, "load_params", lambda **_: compression)
         monkeypatch.setattr(sys, "argv", ["shrink", filters])
         monkeypatch.chdir(folder)
         keras.backend.clear_session()  # as in a process of its own
@@ -473,7 +471,7 @@ def test_a_run_that_is_killed_in_its_second_rung_goes_on_and_ends_with_the_same_
 
 def list_fingerprints(filters: str = "magnitude", seed: int = 7, **changes: Any) -> list[str]:
     """Computes what the checkpoints of a run in the working directory belong to."""
-    rungs = list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, dataclasses.replace(SHRINK, **changes))
+    rungs = list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, replace(SHRINK, **changes))
     what = (AugmentationParams(**LIMITS), seed, "float32")
     return [checkpoint.fingerprint for checkpoint in build_checkpoints(filters, rungs, *what)]
 

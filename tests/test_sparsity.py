@@ -3,15 +3,15 @@ import zlib
 import numpy as np
 import pytest
 
-from stages.lib.sparsity import (
+from stages.lib.cost.sparsity import (
     allocate_by_lamp,
     allocate_uniformly,
-    compute_gzip_size_bytes,
     compute_lamp_scores,
     compute_sparsity,
     count_zeros,
     has_sparsity,
 )
+from stages.lib.storage.files import compute_gzip_size_bytes
 
 
 @pytest.mark.parametrize(

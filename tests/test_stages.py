@@ -34,7 +34,7 @@ def test_same_commit_gives_the_same_bytes(copy: Path) -> None:
 
 
 def test_plot_code_retrains_nothing(copy: Path) -> None:
-    with (copy / "stages/lib/plots.py").open("a") as file:
+    with (copy / "stages/lib/pictures/style.py").open("a") as file:
         file.write("# a comment\n")
     stages = list_stages_to_run(copy)
     assert "evaluate@tiny-none" in stages

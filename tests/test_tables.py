@@ -1,6 +1,6 @@
 from typing import Any
 
-from stages.lib.tables import format_environment, format_headline
+from stages.lib.results.tables import format_environment, format_headline
 
 ENVIRONMENT = {
     "seconds": 61.5,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pipeline import MODELS, ROOT, commit, dvc, edit_params, list_stages_to_run, run, run_commands
 
-from stages.lib.files import read_csv
+from stages.lib.storage.files import read_csv
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 

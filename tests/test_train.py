@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import sys
 from pathlib import Path
@@ -6,21 +5,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sections import replace
 
 from stages import train as stage
-from stages.lib.architecture import Layer, list_layers
-from stages.lib.checkpoint import Checkpoint
-from stages.lib.cluster import Cluster
 from stages.lib.errors import UserError
-from stages.lib.files import read_csv, read_json, write_arrays
-from stages.lib.model import build_model, predict_logits, read_model, to_network_input, write_model
-from stages.lib.muon import Muon
-from stages.lib.params import AugmentationParams, ModelParams, TrainParams, load_params
-from stages.lib.tf import keras, tf
-from stages.lib.training import History, OneCycle, build_optimizer, train_model
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import AugmentationParams, ModelParams, TrainParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays
+from stages.lib.training.checkpoint import Checkpoint
+from stages.lib.training.cluster import Cluster
+from stages.lib.training.loop import History, OneCycle, build_optimizer, train_model
+from stages.lib.training.muon import Muon
 from stages.train import describe_run, measure
 
-NONE = AugmentationParams(0, 0, 0, 0, 0, False)
+NONE = AugmentationParams(
+    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+)
 TRAIN = TrainParams(
     epochs=15,
     clean_epochs=0,
@@ -50,7 +53,7 @@ TRAIN_SET, VAL_SET = make_images(64, seed=0), make_images(20, seed=1)
 
 
 def tiny_layers() -> list[Layer]:
-    return list_layers(8, 4, **dataclasses.asdict(TINY))
+    return list_layers(8, 4, **TINY.model_dump())
 
 
 def train_tiny(
@@ -61,7 +64,7 @@ def train_tiny(
     val_set: tuple[np.ndarray, np.ndarray] = VAL_SET,
     **changes: object,
 ) -> keras.Model:
-    train = dataclasses.replace(TRAIN, **changes)  # type: ignore[arg-type]  # any field
+    train = replace(TRAIN, **changes)  # type: ignore[arg-type]  # any field
     keras.backend.clear_session()  # as in a process of its own: Keras numbers the layers that have no name
     data = (TRAIN_SET, val_set, tiny_layers(), augmentation, train, seed, policy)
     checkpoint = Checkpoint(folder / "checkpoint.npz", "of this test")
@@ -71,7 +74,7 @@ def train_tiny(
 
 def test_a_training_starts_from_the_weights_that_it_is_given(tmp_path: Path) -> None:
     initial = build_model(tiny_layers(), seed=99)
-    train = dataclasses.replace(TRAIN, epochs=1, learning_rate=1e-30)  # too small to move a weight
+    train = replace(TRAIN, epochs=1, learning_rate=1e-30)  # too small to move a weight
     checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "of this test")
     how = (NONE, train, 7, "float32", tmp_path / "history.csv", checkpoint, Cluster(), initial.get_weights())
 
@@ -146,13 +149,13 @@ def test_one_cycle_is_a_float32_scalar_for_the_optimizers_int64_step() -> None:
     ],
 )
 def test_an_optimizer_is_built_by_its_name(name: str, kind: type) -> None:
-    assert type(build_optimizer(dataclasses.replace(TRAIN, optimizer=name), 8)) is kind
+    assert type(build_optimizer(replace(TRAIN, optimizer=name), 8)) is kind
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "muon", "sgd"])
 @pytest.mark.parametrize(("schedule", "rates"), [("constant", [0.02, 0.02, 0.02]), ("one_cycle", [0.01, 0.02, 0.01])])
 def test_an_optimizer_follows_the_schedule(name: str, schedule: str, rates: list[float]) -> None:
-    optimizer = build_optimizer(dataclasses.replace(TRAIN, optimizer=name, schedule=schedule), 8)
+    optimizer = build_optimizer(replace(TRAIN, optimizer=name, schedule=schedule), 8)
 
     found, weight = [], tf.Variable([0.0])
     for step in (0, 2, 5):
@@ -164,20 +167,20 @@ def test_an_optimizer_follows_the_schedule(name: str, schedule: str, rates: list
 
 
 def test_sgd_has_nesterov_momentum() -> None:
-    optimizer = build_optimizer(dataclasses.replace(TRAIN, optimizer="sgd"), 8)
+    optimizer = build_optimizer(replace(TRAIN, optimizer="sgd"), 8)
 
     assert (optimizer.momentum, optimizer.nesterov) == (0.9, True)
 
 
 def test_adamw_decays_weights_as_params_say() -> None:
-    train = dataclasses.replace(TRAIN, optimizer="adamw", weight_decay=0.03)
+    train = replace(TRAIN, optimizer="adamw", weight_decay=0.03)
 
     assert build_optimizer(train, 8).weight_decay == 0.03
 
 
 def test_an_unknown_optimizer_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="'lion'"):
-        build_optimizer(dataclasses.replace(TRAIN, optimizer="lion"), 8)
+        build_optimizer(replace(TRAIN, optimizer="lion"), 8)
 
 
 LOGS = {"accuracy": 0.5, "loss": 1.25, "val_accuracy": 0.75, "val_loss": 1 / 3}
@@ -269,7 +272,9 @@ def test_the_validation_images_do_not_change_what_is_learnt(tmp_path: Path) -> N
 
 
 def test_augmentation_changes_what_is_learnt_but_not_in_clean_epochs(tmp_path: Path) -> None:
-    shift = AugmentationParams(0, 0.2, 0, 0, 0, False)
+    shift = AugmentationParams(
+        rotation_degrees=0, shift_fraction=0.2, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
+    )
     plain, shifted, clean = (
         read_bytes_of(train_tiny(tmp_path, augmentation=augmentation, epochs=1, clean_epochs=clean_epochs), tmp_path)
         for augmentation, clean_epochs in ((NONE, 0), (shift, 0), (shift, 1))
@@ -327,14 +332,19 @@ def test_a_run_is_described_with_its_times_and_its_versions() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can train `tiny`, twice over 64 images; it has no data/prepare/test.npz."""
     params = load_params()
-    params = dataclasses.replace(
+    params = replace(
         params,
-        dataset=dataclasses.replace(params.dataset, image_size_px=8, class_names=("a", "b", "c", "d")),
+        dataset=replace(params.dataset, image_size_px=8, class_names=("a", "b", "c", "d")),
         models={"tiny": TINY},
-        augmentations={"none": NONE, "flip": AugmentationParams(0, 0, 0, 0, 0, True)},
-        train=dataclasses.replace(TRAIN, epochs=2),
+        augmentations={
+            "none": NONE,
+            "flip": AugmentationParams(
+                rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
+            ),
+        },
+        train=replace(TRAIN, epochs=2),
     )
-    monkeypatch.setattr(stage, "load_params", lambda: params)
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
     for name, (images, labels) in (("train", TRAIN_SET), ("val", VAL_SET)):
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.lib.cluster import Cluster
-from stages.lib.tf import tf
-from stages.lib.workers import broadcast_from_chief, build_strategy
+from stages.lib.network.keras2 import tf
+from stages.lib.training.cluster import Cluster
+from stages.lib.training.workers import broadcast_from_chief, build_strategy
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("image", "step", "scalar", "extremes", "empty", "after")
 SHARE = """
 import json, sys
 import numpy as np
-from stages.lib.cluster import read_cluster
-from stages.lib.workers import broadcast_from_chief, build_strategy
+from stages.lib.training.cluster import read_cluster
+from stages.lib.training.workers import broadcast_from_chief, build_strategy
 from tests.test_workers import make_values
 cluster = read_cluster()
 strategy = build_strategy(cluster)

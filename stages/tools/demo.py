@@ -38,10 +38,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 
 from stages.lib.errors import UserError
-from stages.lib.files import read_json, read_split
-from stages.lib.litert import predict_logits
-from stages.lib.metrics import compute_probabilities
-from stages.lib.photo import decode_photo, prepare_photo
+from stages.lib.litert.runtime import predict_logits
+from stages.lib.network.metrics import compute_probabilities
+from stages.lib.storage.files import read_json, read_split
+from stages.tools.photo import decode_photo, prepare_photo
 from stages.tools.predict import MODEL, REMEDY, rank, read_card, read_classifier
 
 TEST = Path("data/prepare/test.npz")

@@ -27,10 +27,10 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from stages.lib.errors import UserError
-from stages.lib.files import read_json
-from stages.lib.litert import predict_logits, read_interpreter
-from stages.lib.metrics import compute_probabilities
-from stages.lib.photo import read_prepared
+from stages.lib.litert.runtime import predict_logits, read_interpreter
+from stages.lib.network.metrics import compute_probabilities
+from stages.lib.storage.files import read_json
+from stages.tools.photo import read_prepared
 
 MODEL = Path("data/ship/model.tflite")
 REMEDY = "run `dvc pull` to fetch it or `dvc repro ship` to make it"

@@ -55,11 +55,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `python tests/benchmarks/benchmark_training.py`
 
-from stages.lib.architecture import Layer, list_layers
+from stages.lib.cost.macs import count_macs
 from stages.lib.errors import UserError
-from stages.lib.files import read_arrays
-from stages.lib.macs import count_macs
-from stages.lib.params import Params, load_params
+from stages.lib.network.architecture import Layer, list_layers
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import Params
+from stages.lib.storage.files import read_arrays
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -217,7 +218,7 @@ def run_script(script: str, task: Mapping[str, Any], python: str = sys.executabl
 def list_model_layers(params: Params, model: str) -> list[Layer]:
     """Lists the layers of a model of params.yaml."""
     num_classes = len(params.dataset.class_names)
-    return list_layers(params.dataset.image_size_px, num_classes, **asdict(params.models[model]))
+    return list_layers(params.dataset.image_size_px, num_classes, **params.models[model].model_dump())
 
 
 def list_versions(torch_python: str | None) -> dict[str, str]:

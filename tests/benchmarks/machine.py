@@ -26,8 +26,9 @@ def measure_peak(tf: Any, dtype: str) -> float:
 
 def main() -> None:
     """Prints peaks in GFLOP/s, the precision that the pipeline would choose, and the hardware."""
-    from stages.lib.hardware import choose_policy, read_cpu_name
-    from stages.lib.tf import tf
+    from stages.lib.network.keras2 import tf
+    from stages.lib.running.machine import read_cpu_name
+from stages.lib.training.precision import choose_policy
 
     task = read_task()
     print_result(

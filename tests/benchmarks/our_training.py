@@ -3,8 +3,6 @@
 Left out are the files that stages/train.py writes after an epoch. Every epoch is augmented: no clean ones at the end.
 """
 
-from dataclasses import asdict
-
 from measuring import Clock, print_result, read_task
 
 EPOCHS = 10_000
@@ -13,22 +11,22 @@ EPOCHS = 10_000
 
 def main() -> None:
     """Trains for the seconds of the task and prints the speed."""
-    from stages.lib.architecture import list_layers
-    from stages.lib.batches import count_steps, training_batches, validation_batches
-    from stages.lib.cluster import Cluster
-    from stages.lib.files import read_split
-    from stages.lib.hardware import choose_policy
-    from stages.lib.params import load_params
-    from stages.lib.tf import keras
-    from stages.lib.training import VAL_BATCH_SIZE, build_compiled_model
-    from stages.lib.workers import build_strategy
+    from stages.lib.network.architecture import list_layers
+    from stages.lib.network.keras2 import keras
+    from stages.lib.params.load import load_params
+    from stages.lib.storage.files import read_split
+    from stages.lib.training.batches import count_steps, training_batches, validation_batches
+    from stages.lib.training.cluster import Cluster
+    from stages.lib.training.loop import VAL_BATCH_SIZE, build_compiled_model
+    from stages.lib.training.precision import choose_policy
+    from stages.lib.training.workers import build_strategy
     from stages.train import SOURCES
 
     task, params = read_task(), load_params()
     clock = Clock(task["seconds"])
     train, augmentation = params.train, params.augmentations[task["augmentation"]]
     num_classes = len(params.dataset.class_names)
-    layers = list_layers(params.dataset.image_size_px, num_classes, **asdict(params.models[task["model"]]))
+    layers = list_layers(params.dataset.image_size_px, num_classes, **params.models[task["model"]].model_dump())
     (images, labels), (val_images, val_labels) = map(read_split, SOURCES)
     images, labels = images[: task["num_images"]], labels[: task["num_images"]]
     val_images, val_labels = val_images[: task["num_val_images"]], val_labels[: task["num_val_images"]]
@@ -37,7 +35,7 @@ def main() -> None:
     model = build_compiled_model(layers, train, EPOCHS * steps, params.seed, policy, strategy)
     batches = strategy.distribute_datasets_from_function(
         lambda _: training_batches(
-            images, labels, num_classes, train.batch_size, EPOCHS, 0, params.seed, **asdict(augmentation)
+            images, labels, num_classes, train.batch_size, EPOCHS, 0, params.seed, **augmentation.model_dump()
         )
     )
     validation = {

@@ -7,9 +7,9 @@ BATCH_SIZE = 64
 
 def main() -> None:
     """Trains for the seconds of the task and prints the speed."""
-    from stages.lib.architecture import Layer
-    from stages.lib.model import build_model
-    from stages.lib.tf import keras
+    from stages.lib.network.architecture import Layer
+    from stages.lib.network.keras2 import keras
+    from stages.lib.network.model import build_model
 
     task = read_task()
     clock = Clock(task["seconds"])

@@ -13,7 +13,7 @@ BATCH_SIZE = 256
 
 
 def build_module(layer: Mapping[str, Any]) -> Any:
-    """Builds the module of one entry of the list; the fields are those of `stages.lib.architecture.Layer`."""
+    """Builds the module of one entry of the list; the fields are those of `stages.lib.network.architecture.Layer`."""
     from torch import nn  # type: ignore[import-not-found, unused-ignore]  # an environment of its own
 
     channels_in, channels_out = layer["input_shape"][-1], layer["output_shape"][-1]

@@ -1,0 +1,107 @@
+"""Computes which pixels of the image a unit of each layer sees: its receptive field. No TensorFlow.
+
+The recurrences are those of Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks",
+Distill, 2019 (https://distill.pub/2019/computing-receptive-fields). They give the pixels that can change a unit. How
+much each one does is another matter: the effective receptive field is a Gaussian inside, well smaller than the
+theoretical one (Luo et al., 2016, https://arxiv.org/abs/1701.04128).
+
+Images are square and layers treat both directions alike, so one direction says all. Pixels are counted from 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.lib.network.architecture import Layer
+
+Extent = tuple[int, int]  # first and last pixel
+# Unit by unit; flatten only renames units. An add sees the larger of two fields. The shortcut's lies within that of the
+# path, whose windows are of odd size, same-padded and of stride 1: each holds the unit that stands at its center.
+SEE_WHAT_THEIR_INPUT_SEES = ("batch_norm", "relu", "add", "dropout", "flatten")
+SEE_ALL_OF_THEIR_INPUT = ("global_average_pool", "dense")
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """What a unit of one layer sees, along one direction, in pixels of the image.
+
+    `size_px` is the width of the field of any unit, padding included; `jump_px` the distance between the fields of two
+    neighbours; `start_px` the center of the field of the first unit. From the global pool or the first dense layer on,
+    a unit sees what all units of its input see together, which has no grid: `jump_px` and `start_px` are None, and
+    `size_px` leaves out the padding. `first_px` and `last_px` are the first and the last pixel that the center unit,
+    number n // 2 of n, sees, padding left out. With windows of odd size, or pools of 2, it lies in the window of the
+    next layer's center unit, so that these intervals are nested.
+    """
+
+    size_px: int
+    jump_px: int | None
+    start_px: float | None
+    first_px: int
+    last_px: int
+
+
+def grow_size(size_px: int, jump_px: int, kernel_size: int) -> int:
+    """Returns the size of the field after a window of `kernel_size` units that lie `jump_px` apart.
+
+    >>> grow_size(3, 1, kernel_size=3)
+    5
+    """
+    return size_px + (kernel_size - 1) * jump_px
+
+
+def move_start(start_px: float, jump_px: int, kernel_size: int, padding_before: int) -> float:
+    """Returns the center of the first unit's field; `jump_px` is that of the input, and padding moves it outwards."""
+    return start_px + ((kernel_size - 1) / 2 - padding_before) * jump_px
+
+
+def compute_padding_before(layer: Layer) -> int:
+    """Computes how many zeros stand before the first unit of the input, from the number of outputs.
+
+    A convolution is 'same' as TensorFlow defines it: the least padding with which n units give ceil(n / strides); if it
+    is odd, the larger half comes after. A pool is 'valid': its windows all fit, so that it needs no padding.
+    """
+    windows, length = layer.output_shape[0], layer.input_shape[0]
+    return max((windows - 1) * layer.strides + layer.kernel_size - length, 0) // 2
+
+
+def compute_extents(layer: Layer, extents: Sequence[Extent]) -> list[Extent]:
+    """Computes which pixels each unit sees, from those that each unit of the input sees, in order.
+
+    Padding is left out at every layer. That is more than to clip at the image: where a pool has dropped the last row, a
+    later layer's padding lies on top of pixels that reach no unit.
+    """
+    before_first = -compute_padding_before(layer)
+    windows = range(before_first, before_first + layer.output_shape[0] * layer.strides, layer.strides)
+    return [
+        (extents[max(window, 0)][0], extents[min(window + layer.kernel_size, len(extents)) - 1][1])
+        for window in windows
+    ]
+
+
+def compute_receptive_fields(layers: Sequence[Layer]) -> list[ReceptiveField]:
+    """Computes the receptive field of each layer, in order; the first one's input is the image.
+
+    Raises:
+        ValueError: if the kind of a layer is unknown.
+    """
+    size, jump, start = 1, 1, 0.0
+    extents = [(pixel, pixel) for pixel in range(layers[0].input_shape[0])]
+    field = ReceptiveField(size, jump, start, *extents[len(extents) // 2])  # that of a pixel
+    fields = []
+    for layer in layers:
+        if layer.kind in ("conv", "max_pool"):
+            size = grow_size(size, jump, layer.kernel_size)
+            start = move_start(start, jump, layer.kernel_size, compute_padding_before(layer))
+            jump *= layer.strides
+            extents = compute_extents(layer, extents)
+            field = ReceptiveField(size, jump, start, *extents[len(extents) // 2])
+        elif layer.kind in SEE_ALL_OF_THEIR_INPUT:
+            first, last = extents[0][0], extents[-1][1]
+            field = ReceptiveField(last - first + 1, None, None, first, last)
+        elif layer.kind not in SEE_WHAT_THEIR_INPUT_SEES:
+            raise ValueError(
+                f"layer {layer.name!r} is of kind {layer.kind!r}, whose receptive field is unknown; known kinds are "
+                f"conv, max_pool, {', '.join(SEE_ALL_OF_THEIR_INPUT + SEE_WHAT_THEIR_INPUT_SEES)}: "
+                f"add the new kind in {__name__}"
+            )
+        fields.append(field)
+    return fields

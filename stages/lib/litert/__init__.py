@@ -1,0 +1,1 @@
+"""LiteRT files: how they are made, run and timed."""

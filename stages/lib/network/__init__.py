@@ -1,0 +1,1 @@
+"""Networks: their layers, how they are built, read and written, and how their answers are scored."""

@@ -1,0 +1,187 @@
+"""Keras models: built from a list of layers, run on images, written to and read from HDF5."""
+
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from stages.lib.errors import UserError
+from stages.lib.network.architecture import Layer
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.storage.files import replacing
+
+KERAS_LAYERS = (
+    "InputLayer",
+    "Conv2D",
+    "Dense",
+    "BatchNormalization",
+    "ReLU",
+    "Add",
+    "MaxPooling2D",
+    "GlobalAveragePooling2D",
+    "Flatten",
+    "Dropout",
+)
+"""Keras classes that a model file of this project may hold; a file with another one is refused before it is built."""
+KERAS_MODELS = ("Sequential", "Functional")
+"""Keras classes of the model itself: a stack of layers, or a graph where shortcuts exist; never one inside another."""
+
+
+class StatelessDropout(keras.layers.Layer):
+    """Dropout whose mask depends on a seed and the number of the step alone.
+
+    So a run that is resumed drops what an undisturbed one would. The mask is drawn for the global batch and each
+    replica takes its rows of it, so that several workers together drop what one would, too.
+
+    Args:
+        rate: share of the units that are dropped, in [0, 1); the others grow by 1 / (1 - rate).
+        seed: of the masks.
+        step: returns the number of the step, an int64 scalar, when the layer is called.
+    """
+
+    def __init__(self, rate: float, seed: int, step: Callable[[], tf.Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.rate = rate
+        self.seed = seed
+        self.step = step
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Drops units of (N, units) in training; outside it returns x."""
+        if not training:
+            return x
+        replica = tf.distribute.get_replica_context()
+        num_rows = tf.shape(x)[0]
+        first_row = num_rows * replica.replica_id_in_sync_group
+        uniform = tf.random.stateless_uniform(
+            (num_rows * replica.num_replicas_in_sync, x.shape[-1]),
+            seed=tf.stack([tf.constant(self.seed, tf.int64), self.step()]),
+        )
+        is_kept = uniform[first_row : first_row + num_rows] >= self.rate
+        return tf.where(is_kept, x / (1 - self.rate), 0)
+
+
+def build_model(
+    layers: Sequence[Layer],
+    seed: int,
+    policy: str = "float32",
+    step: Callable[[], tf.Tensor] | None = None,
+    synchronized: bool = False,
+) -> keras.Model:
+    """Builds the Keras model of a list of layers.
+
+    Args:
+        layers: from `stages.lib.network.architecture.list_layers`.
+        seed: of the He-uniform initial weights and of dropout; layer i uses seed + i.
+        policy: Keras mixed-precision policy, float32 or mixed_bfloat16; the last layer always computes in float32.
+        step: returns the number of the training step, for `StatelessDropout`; without it dropout is Keras's own, as
+            a stored model has it.
+        synchronized: whether batch normalization takes its statistics over all replicas.
+
+    Returns:
+        A model from (N, height, width, 1) float32 in [0, 1] to (N, classes) float32 logits: a `keras.Sequential`, or a
+        functional `keras.Model` where a layer has a shortcut.
+    """
+    policies = [policy] * (len(layers) - 1) + ["float32"]
+    keras_layers = [
+        _build_layer(layer, seed + index, policies[index], step, synchronized) for index, layer in enumerate(layers)
+    ]
+    if any(layer.shortcut for layer in layers):
+        return _connect(layers, keras_layers)
+    image = keras.layers.InputLayer(input_shape=layers[0].input_shape, name="image")
+    return keras.Sequential([image, *keras_layers], name="cnn")
+
+
+def _connect(layers: Sequence[Layer], keras_layers: Sequence[keras.layers.Layer]) -> keras.Model:
+    x = image = keras.Input(layers[0].input_shape, name="image")
+    outputs: dict[str, tf.Tensor] = {}
+    for layer, keras_layer in zip(layers, keras_layers, strict=True):
+        x = keras_layer([x, outputs[layer.shortcut]] if layer.shortcut else x)
+        outputs[layer.name] = x
+    return keras.Model(image, x, name="cnn")
+
+
+def _build_layer(
+    layer: Layer, seed: int, policy: str, step: Callable[[], tf.Tensor] | None, synchronized: bool
+) -> keras.layers.Layer:
+    common = {"name": layer.name, "dtype": policy}
+    match layer.kind:
+        case "conv":
+            return keras.layers.Conv2D(
+                layer.output_shape[-1],
+                layer.kernel_size,
+                strides=layer.strides,
+                padding="same",
+                kernel_initializer=keras.initializers.HeUniform(seed),
+                **common,
+            )
+        case "dense":
+            initializer = keras.initializers.HeUniform(seed)
+            return keras.layers.Dense(layer.output_shape[-1], kernel_initializer=initializer, **common)
+        case "batch_norm":
+            # Keras's momentum of 0.99 remembers hundreds of updates: too many for short runs.
+            return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **common)
+        case "relu":
+            return keras.layers.ReLU(**common)
+        case "add":
+            return keras.layers.Add(**common)
+        case "max_pool":
+            return keras.layers.MaxPooling2D(layer.kernel_size, strides=layer.strides, **common)
+        case "global_average_pool":
+            return keras.layers.GlobalAveragePooling2D(**common)
+        case "flatten":
+            return keras.layers.Flatten(**common)
+        case "dropout" if step:
+            return StatelessDropout(layer.rate, seed, step, **common)
+        case "dropout":
+            return keras.layers.Dropout(layer.rate, seed=seed, **common)
+        case _:
+            raise ValueError(f"layer {layer.name}: no Keras layer is known for kind {layer.kind!r}")
+
+
+def to_network_input(images: np.ndarray) -> np.ndarray:
+    """Scales stored images, (N, height, width) uint8 in [0, 255], to (N, height, width, 1) float32 in [0, 1]."""
+    return images[..., np.newaxis].astype(np.float32) / 255
+
+
+def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> np.ndarray:
+    """Runs `model` in inference mode on (N, height, width, 1) float32 in [0, 1]; returns (N, classes) float32 logits.
+
+    Not `model.predict`: its tf.data autotuning can stall for tens of seconds when it ends.
+    """
+    run = tf.function(lambda batch: model(batch, training=False))
+    return np.concatenate([run(x[start : start + batch_size]).numpy() for start in range(0, len(x), batch_size)])
+
+
+def write_model(path: Path, model: keras.Model) -> None:
+    """Writes architecture and weights, without the optimizer, as HDF5: its bytes depend on the model alone."""
+    with replacing(path) as temporary, warnings.catch_warnings():
+        # Keras advises its .keras format, but that one stores the time of saving.
+        warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file", category=UserWarning)
+        model.save(temporary, include_optimizer=False, save_format="h5")
+
+
+def read_model(path: Path) -> keras.Model:
+    """Reads a float32 model that `write_model` wrote.
+
+    Raises:
+        UserError: if the file is missing, no HDF5, holds no Keras model, or one with a layer outside `KERAS_LAYERS`.
+    """
+    reason = "not found" if not path.exists() else "no Keras model in HDF5"
+    try:
+        with h5py.File(path) as file:
+            config = json.loads(file.attrs["model_config"])
+        classes = [layer["class_name"] for layer in config["config"]["layers"]]
+        unknown = [name for name in classes if name not in KERAS_LAYERS]
+        if config["class_name"] not in KERAS_MODELS:
+            unknown.insert(0, config["class_name"])
+        if unknown:  # a Lambda layer, for one, would run code out of the file
+            reason = f"expected only layers of {', '.join(KERAS_LAYERS)}; got {', '.join(unknown)}"
+            raise ValueError(reason)
+        return keras.models.load_model(path, compile=False)
+    except (OSError, LookupError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        # On an unsound file Keras raises each of them.
+        raise UserError(f"{path}: {reason} ({error}); run `dvc repro` to make it") from error

@@ -1,0 +1,1 @@
+"""Reads params.yaml, and refuses what is wrong in it. No TensorFlow."""

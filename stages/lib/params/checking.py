@@ -1,0 +1,148 @@
+"""What all sections of params.yaml are made of, and the one message for a value that does not belong there.
+
+A section is a frozen pydantic model: types are strict (nothing is coerced, but an integer may stand for a float), and
+keys are known. A range is a `Field`; where a value depends on another one, a validator raises `refusal`.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from stages.lib.errors import UserError
+
+
+class Section(BaseModel):
+    """One mapping of params.yaml."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def list_keys(section: type[Section]) -> list[str]:
+    """Lists the keys of a section as they stand in params.yaml."""
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def refusal(expected: str, got: object) -> PydanticCustomError:
+    """Builds the error that a validator raises for a value that is not what was expected."""
+    return PydanticCustomError("refused", "expected {expected}; got {got}", {"expected": expected, "got": repr(got)})
+
+
+def unknown(word: str, value: object, known: Iterable[str]) -> PydanticCustomError:
+    """Builds the error for a `word`, such as name, that is none of the known ones."""
+    message = f"unknown {word} {value!r}; {describe_known(value, known)}"
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def describe_known(name: object, known: Iterable[str]) -> str:
+    """Lists the known names, after the nearest to `name` if one is near."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return (f"did you mean {close[0]!r}? " if close else "") + f"known: {', '.join(known)}"
+
+
+def find_name(name: str, known: Iterable[str], where: str) -> str:
+    """Returns `name` if it is one of `known`.
+
+    Raises:
+        UserError: if not; the message names `where`, the known names and the nearest of them.
+    """
+    if name not in known:
+        raise UserError(f"{where}: unknown name {name!r}; {describe_known(name, known)}")
+    return name
+
+
+def _check_words(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list | tuple) or not all(isinstance(value, str) and value for value in values):
+        raise refusal("a list of words", values)
+    if len(set(values)) != len(values):
+        raise refusal("each entry once", values)
+    return tuple(values)
+
+
+def check_counts(values: Any) -> tuple[int, ...]:
+    """Checks, in a validator, that a value is a list of counts."""
+    if not isinstance(values, list | tuple) or not all(type(v) is int and 1 <= v <= 1_000_000 for v in values):
+        raise refusal("a list of integers from 1 to 1000000", values)
+    return tuple(values)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_check_words)]
+"""Different words."""
+Counts = Annotated[tuple[int, ...], BeforeValidator(check_counts)]
+"""Integers of at least 1, such as filters or units."""
+
+
+def check_names(values: tuple[str, ...], known: Iterable[str], at_least: int = 1) -> tuple[str, ...]:
+    """Checks of words, in a validator, that each is one of the known ones, and that there are enough."""
+    for value in values:
+        if value not in known:
+            raise unknown("name", value, known)
+    if len(values) < at_least:
+        raise refusal(f"at least {at_least} of {', '.join(known)}", list(values))
+    return values
+
+
+def check(section: type[Section], content: Any, where: str = "") -> Any:
+    """Checks the content of a section, or of the whole file, whose keys begin with `where`; returns the section.
+
+    Raises:
+        UserError: if anything is wrong; the message names the key, what was expected, what was found, and the nearest
+            known name where one is near.
+    """
+    try:
+        return section.model_validate(content)
+    except ValidationError as error:
+        errors = error.errors(include_url=False)
+        # A misspelt key is both unknown and missing: the first says more.
+        first = min(errors, key=lambda one: one["type"] not in ("extra_forbidden", "invalid_key"))
+        raise UserError(_describe(section, first, where)) from None
+
+
+def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
+    """Describes one error of pydantic as `key: expected ...; got ...`."""
+    is_unknown = error["type"] in ("extra_forbidden", "invalid_key")
+    names = [str(part) for part in error["loc"] if is_unknown or isinstance(part, str)]  # without indices of lists
+    key = ".".join([where, *names] if where else names)
+    kind, field = _find(section, names[:-1] if is_unknown else names)
+    if is_unknown:
+        return f"{key}: unknown key; {describe_known(names[-1], list_keys(kind))}"
+    if error["type"] == "missing":
+        return f"{key}: missing; add it (the committed params.yaml shows each key's meaning)"
+    if error["type"] == "model_type":
+        return f"{key or 'the file'}: expected a section with {', '.join(list_keys(kind))}; got {error['input']!r}"
+    if error["type"] == "refused":
+        return f"{key}: {error['msg']}" if key else error["msg"]
+    if error["type"] == "literal_error":
+        known = get_args(field.annotation)
+        return f"{key}: unknown value {error['input']!r}; {describe_known(error['input'], known)}"
+    return f"{key}: expected {_describe_range(field)}; got {error['input']!r}"
+
+
+def _find(section: type[Section], names: list[str]) -> tuple[type[Section], FieldInfo]:
+    """Finds the section that the names lead to, or the one that they lead into, and the field at their end."""
+    kind, field = section, FieldInfo(annotation=section)
+    inner: Any = section
+    for name in names:
+        if get_origin(inner) is dict:  # names of the user's own choice
+            inner = get_args(inner)[1]
+        else:
+            field = dict(zip(list_keys(kind), kind.model_fields.values(), strict=True))[name]
+            inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, Section):
+            kind = inner
+    return kind, field
+
+
+def _describe_range(field: FieldInfo) -> str:
+    if field.annotation is bool:
+        return "true or false"
+    bounds = {type(bound): bound for bound in field.metadata}
+    if field.annotation is int:
+        return f"an integer from {bounds[Ge].ge} to {bounds[Le].le}"
+    low = f"[{bounds[Ge].ge}" if Ge in bounds else f"({bounds[Gt].gt}"
+    high = f"{bounds[Le].le}]" if Le in bounds else f"{bounds[Lt].lt})"
+    return f"a number in {low}, {high}"

@@ -1,0 +1,1 @@
+"""The page, the answers on it, and the model card. No TensorFlow."""

@@ -1,0 +1,1 @@
+"""What the stages measured, side by side: rows, published numbers, fronts, tables. No TensorFlow."""

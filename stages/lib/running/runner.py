@@ -1,0 +1,70 @@
+"""Runs a stage: one clear message where the cause is the user's to mend, and a record of what the run took."""
+
+import errno
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import psutil
+
+from stages.lib.errors import UserError
+from stages.lib.running.guard import end_with, find_dvc, hold_lock
+from stages.lib.running.machine import read_memory_mib
+from stages.lib.storage.files import write_json
+from stages.lib.training.cluster import read_cluster
+
+TIMING = Path("data/timing")
+"""What each stage took when it last ran here. No DVC outputs: no two runs take the same time."""
+
+ERRORS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Runs a stage and records what it took.
+
+    One process at a time runs a stage, and none outlives the `dvc` that started it. A `UserError`, a disk that is full
+    or may not be written, or Ctrl-C becomes one line on stderr and a non-zero exit status; any other exception is a
+    fault of the program and keeps its traceback.
+    """
+    stage = name_stage(sys.argv)
+    try:
+        if dvc := find_dvc():
+            end_with(dvc)
+        with hold_lock(stage) if read_cluster().is_chief else nullcontext():
+            main()
+            if read_cluster().is_chief:
+                write_timing(stage)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in ERRORS_OF_THE_MACHINE:
+            raise
+        sys.exit(f"error: {error}; mend it and run `dvc repro` again")
+    except KeyboardInterrupt:
+        print(
+            "interrupted: `dvc repro` goes on with this stage; a training resumes after its last finished epoch",
+            file=sys.stderr,
+        )
+        sys.exit(130)  # 128 + SIGINT, as shells count
+
+
+def name_stage(argv: list[str]) -> str:
+    """Names a stage as DVC does, from the command line that runs it.
+
+    >>> name_stage(["stages/train.py", "third", "flip"])
+    'train@third-flip'
+    """
+    program, *arguments = argv
+    return f"{Path(program).stem}@{'-'.join(arguments)}" if arguments else Path(program).stem
+
+
+def write_timing(stage: str) -> None:
+    """Writes the seconds since the process started, imports included, and the most memory that it held."""
+    timing = {
+        "stage": stage,
+        "seconds": round(time.time() - psutil.Process().create_time(), 1),
+        "peak_memory_mib": int(read_memory_mib("VmHWM")),
+    }
+    write_json(TIMING / f"{stage}.json", timing)

@@ -1,0 +1,139 @@
+"""Reads and writes this project's files. Every write is whole or not at all. No TensorFlow."""
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, removes it if not.
+
+    The temporary name ends as `path` does, so that writers which look at the suffix behave. It is the same every time,
+    so that what a process left that was killed is overwritten; a path has one writer at a time.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".writing-{path.name}")
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # whatever the umask: outputs are shared
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content` to `path`, and makes its folder."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes `content` as indented JSON, keys in the given order, numbers in their shortest exact form."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        UserError: if there is no such file, or it holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: expected a JSON object; {error}; remove it and run `dvc repro`") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(content).__name__}; remove it and run `dvc repro`")
+    return content
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes `rows`, at least one, as CSV; the keys of the first row are the columns, in order.
+
+    Raises:
+        ValueError: if a row has a key that the first has not.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_bytes(path, text.getvalue().encode())
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Reads a CSV file with a header into one dict of strings a row.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone.
+
+    Not with `np.savez`: it writes an archive of unknown size, whose headers differ between versions of Python.
+
+    Raises:
+        ValueError: if an array holds Python objects.
+    """
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # dated 1980, as ZIP begins
+
+
+def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
+    """Reads the named arrays of an .npz, in the order of `names`; pickled objects are refused.
+
+    Raises:
+        UserError: if there is no such file, it is no .npz, or it lacks a name.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            return tuple(stored[name] for name in names)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: expected an .npz with {', '.join(names)}; {error}; remove it and run `dvc repro`"
+        ) from error
+
+
+def read_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Reads a split: `images` (N, size, size) uint8 in [0, 255] and `labels` (N,) uint8.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    images, labels = read_arrays(path, "images", "labels")
+    return images, labels
+
+
+def compute_sha256(path: Path) -> str:
+    """Computes the SHA-256 of a file, as 64 hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def compute_gzip_size_bytes(content: bytes) -> int:
+    """Computes the size of gzip's output at its strongest level; without a time stamp, it depends on zlib alone."""
+    return len(gzip.compress(content, compresslevel=9, mtime=0))

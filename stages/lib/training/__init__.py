@@ -1,0 +1,1 @@
+"""Trains a network: augmentation, batches, optimizers, checkpoints, progress, several workers."""

@@ -1,0 +1,154 @@
+"""Random augmentation of image batches, inside the TensorFlow graph.
+
+Rotation, shift by a share of the side, zoom and mirroring are one matrix and one resampling, so that pixels are
+interpolated only once; mirroring alone, shifts by whole pixels and erased squares interpolate nothing.
+"""
+
+import math
+
+from stages.lib.network.keras2 import tf
+
+MEAN_PIXEL = 0.286
+"""Of the 60,000 training images of Fashion-MNIST, in [0, 1]; with which erased squares are filled."""
+
+
+def augment(
+    x: tf.Tensor,
+    seed: tf.Tensor,
+    rotation_degrees: float,
+    shift_fraction: float,
+    zoom_fraction: float,
+    shift_px: int,
+    erase_px: int,
+    horizontal_flip: bool,
+    mirrored: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Draws random transforms for each image and applies them.
+
+    Args:
+        x: (N, size, size, 1) float32, square images.
+        seed: (2,) int64; the same seed and x give the same result, whatever ran before.
+        rotation_degrees: rotation about the centre is uniform in [-rotation_degrees, rotation_degrees].
+        shift_fraction: shifts in x and in y are uniform in +/- this share of the side.
+        zoom_fraction: x and y steps of the sampling grid are each scaled by a uniform draw from
+            [1 - zoom_fraction, 1 + zoom_fraction]: below 1 the garment grows.
+        shift_px: then shifts in x and in y by whole pixels, uniform in -shift_px ... shift_px.
+        erase_px: then fills a square of this side, around a uniform pixel, with `MEAN_PIXEL`.
+        horizontal_flip: mirror images.
+        mirrored: (N,) bool, which ones; without it, each one with probability 1/2.
+
+    Returns:
+        (N, size, size, 1) float32 in the range of x. All limits zero or false is the identity.
+    """
+    num_images, size = tf.shape(x)[0], x.shape[1]
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 8))
+
+    def uniform(index: int, centre: float, radius: float) -> tf.Tensor:
+        return tf.random.stateless_uniform([num_images], seeds[index], centre - radius, centre + radius)
+
+    if mirrored is None:
+        mirrored = tf.random.stateless_uniform([num_images], seeds[5]) < 0.5
+    if rotation_degrees or shift_fraction or zoom_fraction:
+        transforms = affine_transforms(
+            rotation=uniform(0, 0.0, math.radians(rotation_degrees)),
+            shift_x=uniform(1, 0.0, shift_fraction * size),
+            shift_y=uniform(2, 0.0, shift_fraction * size),
+            zoom_x=uniform(3, 1.0, zoom_fraction),
+            zoom_y=uniform(4, 1.0, zoom_fraction),
+            mirrored=mirrored & horizontal_flip,
+            size=size,
+        )
+        x = apply_transforms(x, transforms)
+    elif horizontal_flip:  # pixels only change places: exact, and much faster than resampling
+        x = tf.where(mirrored[:, tf.newaxis, tf.newaxis, tf.newaxis], x[:, :, ::-1], x)
+    if shift_px:
+        shifts = tf.random.stateless_uniform([num_images, 2], seeds[6], -shift_px, shift_px + 1, tf.int32)
+        x = shift_whole_pixels(x, shifts)
+    if erase_px:
+        centres = tf.random.stateless_uniform([num_images, 2], seeds[7], 0, size, tf.int32)
+        x = erase_squares(x, centres, erase_px)
+    return x
+
+
+def shift_whole_pixels(x: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    """Shifts (N, size, size, 1) images up and to the left; the border's pixels repeat.
+
+    Args:
+        x: images.
+        shifts: (N, 2) int32, pixels in y and in x.
+    """
+    size = x.shape[1]
+    rows, columns = (
+        tf.clip_by_value(tf.range(size) + shifts[:, axis : axis + 1], 0, size - 1) for axis in (0, 1)
+    )  # (N, size) each
+    return tf.gather(tf.gather(x, rows, batch_dims=1), columns, axis=2, batch_dims=1)
+
+
+def erase_squares(x: tf.Tensor, centres: tf.Tensor, side_px: int) -> tf.Tensor:
+    """Fills a square of (N, size, size, 1) images with `MEAN_PIXEL`; what lies outside of the image is cut off.
+
+    Source: DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv
+    1708.04552.
+
+    Args:
+        x: images in [0, 1].
+        centres: (N, 2) int32, row and column; of an even side, the pixel right below the centre.
+        side_px: of the square.
+    """
+    first = centres - side_px // 2
+    in_rows, in_columns = (
+        (tf.range(x.shape[1]) >= first[:, axis : axis + 1])
+        & (tf.range(x.shape[1]) < first[:, axis : axis + 1] + side_px)
+        for axis in (0, 1)
+    )  # (N, size) each
+    is_erased = in_rows[:, :, tf.newaxis, tf.newaxis] & in_columns[:, tf.newaxis, :, tf.newaxis]
+    return tf.where(is_erased, MEAN_PIXEL, x)
+
+
+def affine_transforms(
+    rotation: tf.Tensor,
+    shift_x: tf.Tensor,
+    shift_y: tf.Tensor,
+    zoom_x: tf.Tensor,
+    zoom_y: tf.Tensor,
+    mirrored: tf.Tensor,
+    size: int,
+) -> tf.Tensor:
+    """Computes the matrices that map an output pixel to the input point it shows.
+
+    About the image's centre: mirror, then zoom, then rotate; then shift.
+
+    Args:
+        rotation: (N,) float32, radians.
+        shift_x: (N,) float32, pixels added to the x of the input point.
+        shift_y: (N,) float32, pixels added to the y of the input point.
+        zoom_x: (N,) float32, scale of the sampling grid in x.
+        zoom_y: (N,) float32, scale of the sampling grid in y.
+        mirrored: (N,) bool, left and right exchanged.
+        size: side of the images in pixels.
+
+    Returns:
+        (N, 8) float32 rows a0, a1, a2, b0, b1, b2, 0, 0: output (x, y) shows input
+        (a0 x + a1 y + a2, b0 x + b1 y + b2), the convention of ImageProjectiveTransformV3.
+    """
+    centre = (size - 1) / 2
+    zoom_x = tf.where(mirrored, -zoom_x, zoom_x)
+    cos, sin = tf.cos(rotation), tf.sin(rotation)
+    a0, a1 = cos * zoom_x, -sin * zoom_y
+    b0, b1 = sin * zoom_x, cos * zoom_y
+    a2 = centre - (a0 + a1) * centre + shift_x
+    b2 = centre - (b0 + b1) * centre + shift_y
+    zero = tf.zeros_like(a0)
+    return tf.stack([a0, a1, a2, b0, b1, b2, zero, zero], axis=1)
+
+
+def apply_transforms(x: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
+    """Resamples (N, size, size, 1) images bilinearly; points outside show the nearest border pixel."""
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=x,
+        transforms=transforms,
+        output_shape=x.shape[1:3],
+        fill_value=0.0,  # not used by fill_mode NEAREST
+        interpolation="BILINEAR",
+        fill_mode="NEAREST",
+    )

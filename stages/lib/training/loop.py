@@ -1,0 +1,203 @@
+"""Trains a model: the optimizer and its schedule, and the run through the epochs that can be killed and resumed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.lib.errors import UserError
+from stages.lib.network.architecture import Layer
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import build_model
+from stages.lib.params.sections import AugmentationParams, TrainParams
+from stages.lib.storage.files import write_csv
+from stages.lib.training.batches import count_steps, training_batches, validation_batches
+from stages.lib.training.checkpoint import Checkpoint
+from stages.lib.training.cluster import Cluster
+from stages.lib.training.muon import Muon
+from stages.lib.training.progress import Progress
+from stages.lib.training.workers import LOST_WORKER_ERRORS, build_strategy
+
+STEPS_PER_EXECUTION = 10
+"""Updates between two returns to Python, which cost a small network a visible share of its time."""
+VAL_BATCH_SIZE = 500
+
+
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """Learning rate that rises linearly to `peak`, then falls to 0 along a half cosine.
+
+    Source: Smith and Topin 2017, Super-Convergence, arXiv 1708.07120; the cosine fall is Loshchilov and Hutter's (2016,
+    SGDR, arXiv 1608.03983, equation 5).
+    """
+
+    def __init__(self, peak: float, total_steps: int, warmup_fraction: float) -> None:
+        super().__init__()
+        self.peak = peak
+        self.total_steps = total_steps
+        self.warmup_steps = warmup_fraction * total_steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        """Returns the rate of update number `step`, counted from 0, as a float32 scalar; the first one is above 0."""
+        step = tf.cast(step, tf.float32)
+        rise = tf.minimum((step + 1) / max(self.warmup_steps, 1.0), 1.0)
+        fall = (step - self.warmup_steps) / (self.total_steps - self.warmup_steps)
+        return self.peak * tf.where(step < self.warmup_steps, rise, 0.5 * (1 + tf.cos(math.pi * fall)))
+
+
+def build_optimizer(train: TrainParams, total_steps: int) -> keras.optimizers.Optimizer:
+    """Builds the optimizer that params.yaml describes, for a run of `total_steps` updates."""
+    rate = train.learning_rate
+    if train.schedule == "one_cycle":
+        rate = OneCycle(train.learning_rate, total_steps, train.warmup_fraction)
+    match train.optimizer:
+        case "adam":
+            return keras.optimizers.Adam(rate)
+        case "adamw":
+            return keras.optimizers.AdamW(rate, weight_decay=train.weight_decay)
+        case "muon":
+            return Muon(rate, train.weight_decay, last_kernel="logits")
+        case "sgd":
+            return keras.optimizers.SGD(rate, momentum=0.9, nesterov=True)
+        case _:
+            raise ValueError(f"unknown optimizer {train.optimizer!r}")
+
+
+class History(keras.callbacks.Callback):
+    """Writes the learning curves anew after every epoch, so that they can be plotted while the model trains.
+
+    Their losses, in nats, are those that are minimized: with label smoothing, which `metrics.json` leaves out.
+
+    Args:
+        path: of the CSV file.
+        rows: of the epochs so far; an epoch adds its own.
+        is_chief: whether this process writes the file.
+    """
+
+    def __init__(self, path: Path, rows: list[dict[str, Any]], is_chief: bool = True) -> None:
+        super().__init__()
+        self.path = path
+        self.rows = rows
+        self.is_chief = is_chief
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Adds a row for each split; the learning rate is that of the epoch's last update."""
+        for split, prefix in (("train", ""), ("val", "val_")):
+            values = {
+                "accuracy": logs[prefix + "accuracy"],
+                "loss": logs[prefix + "loss"],
+                "learning_rate": float(self.model.optimizer.learning_rate.numpy()),
+            }
+            shown = {key: f"{value:.6g}" for key, value in values.items()}
+            self.rows.append({"epoch": epoch + 1, "split": split} | shown)
+        if self.is_chief:
+            write_csv(self.path, self.rows)
+
+
+def build_compiled_model(
+    layers: Sequence[Layer],
+    train: TrainParams,
+    total_steps: int,
+    seed: int,
+    policy: str,
+    strategy: tf.distribute.Strategy,
+) -> keras.Model:
+    """Builds the model of `layers` as it is trained, by every worker of `strategy` alike."""
+    with strategy.scope():
+        optimizer = build_optimizer(train, total_steps)
+        is_alone = strategy.num_replicas_in_sync == 1
+        model = build_model(layers, seed, policy, step=lambda: optimizer.iterations, synchronized=not is_alone)
+        model.compile(
+            optimizer,
+            keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=train.label_smoothing),
+            metrics=["accuracy"],
+            steps_per_execution=STEPS_PER_EXECUTION,
+        )
+    return model
+
+
+def train_model(
+    train_set: tuple[np.ndarray, np.ndarray],
+    val_set: tuple[np.ndarray, np.ndarray],
+    layers: Sequence[Layer],
+    augmentation: AugmentationParams,
+    train: TrainParams,
+    seed: int,
+    policy: str,
+    history_path: Path,
+    checkpoint: Checkpoint,
+    cluster: Cluster,
+    initial_weights: Sequence[np.ndarray] | None = None,
+) -> keras.Model:
+    """Trains the model of `layers` on (images, labels) pairs, from where `checkpoint` left it.
+
+    Args:
+        train_set: (N, size, size) uint8 images and (N,) labels.
+        val_set: the same of other images, for the learning curves.
+        layers: of the model, from `stages.lib.network.architecture.list_layers`.
+        augmentation: limits of what is done to the training images.
+        train: optimizer, schedule and number of epochs.
+        seed: of initial weights, data order, augmentation and dropout.
+        policy: Keras mixed-precision policy, float32 or mixed_bfloat16.
+        history_path: of the CSV file of the learning curves.
+        checkpoint: of this run; the name of its file names the run where progress is shown.
+        cluster: the workers that train together.
+        initial_weights: to start from, in the order of Keras's `get_weights`; random ones without.
+
+    Returns:
+        The model in float32, whatever it was trained in.
+
+    Raises:
+        UserError: if the loss is no number any more, or another worker is lost.
+    """
+    num_classes = layers[-1].output_shape[0]
+    steps = count_steps(len(train_set[0]), train.batch_size)
+    try:
+        strategy = build_strategy(cluster)
+        model = build_compiled_model(layers, train, train.epochs * steps, seed, policy, strategy)
+        if initial_weights is not None:
+            model.set_weights(initial_weights)
+        first_epoch = checkpoint.restore(model)
+        model.fit(
+            strategy.distribute_datasets_from_function(
+                lambda _: training_batches(
+                    *train_set,
+                    num_classes,
+                    train.batch_size,
+                    train.epochs,
+                    train.clean_epochs,
+                    seed,
+                    **augmentation.model_dump(),
+                    first_epoch=first_epoch,
+                    worker=cluster.index,
+                    num_workers=cluster.num_workers,
+                )
+            ),
+            initial_epoch=first_epoch,
+            epochs=train.epochs,
+            steps_per_epoch=steps,
+            validation_data=strategy.distribute_datasets_from_function(
+                lambda _: validation_batches(
+                    *val_set, num_classes, VAL_BATCH_SIZE, worker=cluster.index, num_workers=cluster.num_workers
+                )
+            ),
+            validation_steps=count_steps(len(val_set[0]), VAL_BATCH_SIZE),
+            verbose=0,
+            callbacks=[
+                Progress(checkpoint.path.stem, train.epochs, steps, first_epoch, cluster.is_chief),
+                History(history_path, checkpoint.rows, cluster.is_chief),
+                checkpoint,
+            ],
+        )
+    except LOST_WORKER_ERRORS as error:
+        if cluster.num_workers == 1:
+            raise
+        raise UserError(
+            f"{checkpoint.path.stem}: a worker that TF_CONFIG names was lost, or could not be reached "
+            f"({type(error).__name__}: {error.message.splitlines()[0]}); start all of them again: the training goes on "
+            "from its last finished epoch"
+        ) from error
+    float32_model = build_model(layers, seed)
+    float32_model.set_weights(model.get_weights())
+    return float32_model

@@ -1,0 +1,1 @@
+"""Searches hyperparameters: `python -m stages.tools.search`."""

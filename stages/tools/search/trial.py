@@ -1,0 +1,244 @@
+"""Runs one trial of a search: the pipeline's own stages, in a clone of its own that shares the cache of this one.
+
+A trial is the study narrowed to one candidate, up to `select_model`, with other values of some parameters. It becomes
+an experiment of this repository. Clones, because `dvc exp run --temp` is not made for several at once: it runs the
+first experiment that waits, whoever put it there.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stages.lib.errors import UserError
+from stages.lib.storage.files import read_arrays, read_json
+
+FOLDER = Path(".dvc/tmp/search")
+"""Holds the clones of the trials that run; ignored by Git and DVC."""
+
+INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
+"""What a trial takes from the commit."""
+
+TARGET = "select_model"
+NUM_STEPS = 10
+"""Points of a training at which trials are compared."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The clone in which the search was started: its commit, and the absolute path of its DVC cache."""
+
+    commit: str
+    cache: str
+
+
+def run_git(*arguments: str, folder: Path = Path()) -> str:
+    """Runs git in `folder`; returns what it printed.
+
+    Raises:
+        UserError: if it fails, with the last line that it printed.
+    """
+    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"git {arguments[0]}: {_last_line(result.stderr)}")
+    return result.stdout.strip()
+
+
+def run_dvc(*arguments: str, folder: Path = Path()) -> str:
+    """Runs dvc in `folder`; returns what it printed on stdout.
+
+    Raises:
+        UserError: if it fails, with the last line that it printed.
+    """
+    result = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"dvc {arguments[0]}: {_last_line(result.stderr)}")
+    return result.stdout.strip()
+
+
+def open_repository() -> Repository:
+    """Checks that trials can be made of the repository in the working directory.
+
+    Raises:
+        UserError: if it is none of Git and DVC, it has changes that trials would not see, or the images are not in the
+            DVC cache.
+    """
+    if not (Path(".git").exists() and Path(".dvc").is_dir()):
+        raise UserError("no Git and DVC repository here; run this from the top of the clone")
+    changed = run_git("status", "--porcelain", "--", *INPUTS).splitlines()
+    if changed:
+        names = ", ".join(line.split(maxsplit=1)[1] for line in changed)
+        raise UserError(
+            f"{names}: changed since the last commit, which is what trials run; commit the change or undo it"
+        )
+    cache = run_dvc("cache", "dir")
+    _check_images(Path(cache))
+    return Repository(run_git("rev-parse", "HEAD"), cache)
+
+
+def _check_images(cache: Path) -> None:
+    """Checks that the outputs of `prepare` lie in the cache: else every trial would download and split the images."""
+    lock = Path("dvc.lock")
+    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
+    digests = [out["md5"] for out in stages.get("prepare", {}).get("outs", [])]
+    if not digests or not all((cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in digests):
+        raise UserError(
+            "data/prepare: not in the DVC cache; run `dvc repro prepare` or `dvc pull prepare`, and commit dvc.lock"
+        )
+
+
+def make_clone(repository: Repository, folder: Path, name: str, identity: Mapping[str, str]) -> None:
+    """Makes the clone of a trial, without the images, which dvc takes from the cache.
+
+    Args:
+        repository: to clone.
+        folder: of the clone; what it holds is removed.
+        name: of the trial.
+        identity: Git's settings `user.name` and `user.email` where this repository has its own.
+    """
+    clone = folder / name
+    shutil.rmtree(clone, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
+    run_git("checkout", "--quiet", "--detach", repository.commit, folder=clone)
+    for key, value in identity.items():
+        run_git("config", key, value, folder=clone)
+    with suppress(FileNotFoundError):
+        shutil.copy2(".dvc/config.local", clone / ".dvc/config.local")
+    run_dvc("cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
+
+
+def read_identity() -> dict[str, str]:
+    """Reads whom Git names as the author of experiments."""
+    keys = ("user.name", "user.email")
+    values = {
+        key: subprocess.run(["git", "config", key], capture_output=True, text=True).stdout.strip() for key in keys
+    }
+    return {key: value for key, value in values.items() if value}
+
+
+def start_training(clone: Path, model: str, augmentation: str, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Starts `dvc exp run` in a clone, in a process group of its own that ends with the calling thread.
+
+    Args:
+        clone: of the trial, which is named as its folder.
+        model: of the candidate.
+        augmentation: of the candidate.
+        values: that parameters get, by their dotted keys.
+    """
+    settings = dict(values) | {"study.models": [model], "study.augmentations": [augmentation]}
+    options = [word for key, value in settings.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
+    launcher = [sys.executable, "-P", str(Path(__file__).with_name("attached.py")), str(os.getpid())]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `python` in the commands of the stages
+        "DVC_SITE_CACHE_DIR": str(clone.absolute() / ".dvc/tmp/site"),  # else a folder in /var/tmp outlives the clone
+    }
+    with log_path(clone).open("wb") as log:
+        return subprocess.Popen(
+            [*launcher, "exp", "run", "--name", clone.name, "--allow-missing", *options, TARGET],
+            cwd=clone,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started, at once; the stages of the pipeline stand that."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def log_path(clone: Path) -> Path:
+    """Names the file that holds what dvc and the stages of a trial printed."""
+    return clone.with_name(f"{clone.name}.log")
+
+
+def checkpoint_path(clone: Path, candidate: str) -> Path:
+    """Names the file that a training writes anew after every epoch."""
+    return clone / f"data/checkpoints/train@{candidate}.npz"
+
+
+def read_accuracies(clone: Path, candidate: str) -> list[float]:
+    """Reads the validation accuracy after each finished epoch of a training that runs; nothing before and after it.
+
+    From the checkpoint: where the history is written may lie one of other parameters, which the commit has.
+    """
+    try:
+        (state,) = read_arrays(checkpoint_path(clone, candidate), "state")
+    except UserError:
+        return []
+    return [float(row["accuracy"]) for row in json.loads(state.tobytes())["rows"] if row["split"] == "val"]
+
+
+def compare_points(accuracies: Sequence[float], epochs: int) -> dict[int, float]:
+    """Picks the accuracy at each tenth of a training of `epochs` that it has reached, but for its last epoch.
+
+    Trainings of different length are compared where their schedules stand alike; at their end nothing can be saved.
+
+    >>> compare_points([0.5, 0.6], 4)
+    {1: 0.5, 2: 0.5, 3: 0.6, 4: 0.6, 5: 0.6}
+    """
+    reached = {step: ceil(step * epochs / NUM_STEPS) for step in range(1, NUM_STEPS + 1)}
+    last = min(len(accuracies), epochs - 1)
+    return {step: accuracies[epoch - 1] for step, epoch in reached.items() if epoch <= last}
+
+
+def read_failure(clone: Path) -> str:
+    """Reads the line that says why a trial failed."""
+    text = log_path(clone).read_text(encoding="utf-8", errors="replace")
+    errors = re.findall(r"^error: (.*)$", text, re.MULTILINE | re.IGNORECASE)
+    return errors[0] if errors else _last_line(text)
+
+
+def is_diverged(failure: str) -> bool:
+    """Tells whether a training failed for its own parameters, as `stages.lib.training.progress` says."""
+    return ": the loss became " in failure
+
+
+def find_experiment(repository: Repository, clone: Path) -> str:
+    """Names the Git reference of the experiment that a trial became."""
+    return f"refs/exps/{repository.commit[:2]}/{repository.commit[2:]}/{clone.name}"
+
+
+def keep_experiment(ref: str, clone: Path) -> None:
+    """Puts the experiment of a finished trial into this repository.
+
+    It replaces one of the same name, which a study left that was removed since.
+    """
+    run_git("push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
+
+
+def has_experiment(name: str, commit: str) -> bool:
+    """Tells whether this repository holds an experiment, which may have run on another machine."""
+    return commit in run_git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").splitlines()
+
+
+def read_accuracy(clone: Path) -> float:
+    """Reads the accuracy of a finished trial on the validation images."""
+    return float(read_json(clone / f"data/{TARGET}/metrics.json")["val_accuracy"])
+
+
+def remove_clone(clone: Path) -> None:
+    """Removes what a trial left."""
+    shutil.rmtree(clone, ignore_errors=True)
+    log_path(clone).unlink(missing_ok=True)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "failed without a word"
