@@ -57,7 +57,7 @@ OUTPUT = Path("data/evaluate")
 
 def distort(x: np.ndarray, augmentation: AugmentationParams, seed: int) -> np.ndarray:
     """Applies a regime once to (N, size, size, 1) float32 images; every model sees the same distorted images."""
-    return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), **augmentation.model_dump()).numpy()
+    return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), augmentation).numpy()
 
 
 def measure(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:

@@ -54,7 +54,7 @@ def make_versions(images: np.ndarray, augmentation: AugmentationParams, versions
     """
     x = to_network_input(images)
     draws = [
-        augment(tf.constant(x), tf.constant([seed, version], tf.int64), **augmentation.model_dump()).numpy()
+        augment(tf.constant(x), tf.constant([seed, version], tf.int64), augmentation).numpy()
         for version in range(versions)
     ]
     return np.stack([x, *draws], axis=1)[..., 0]

@@ -20,7 +20,8 @@ succeeds.
 The test accuracy is only reported: nothing here is chosen by it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,21 @@ import numpy as np
 
 from stages.lib.cost.macs import count_macs
 from stages.lib.cost.sparsity import allocate_by_lamp, allocate_uniformly, compute_sparsity, count_zeros, has_sparsity
-from stages.lib.network.accuracy import measure_accuracy
+from stages.lib.network.accuracy import measure_stored_model
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import StatelessDropout, read_model, write_model
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import PruneParams, TrainParams
+from stages.lib.params.sections import AugmentationParams, PruneParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, write_csv, write_json
-from stages.lib.training.batches import count_steps, training_batches
-from stages.lib.training.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
-from stages.lib.training.loop import STEPS_PER_EXECUTION, build_optimizer
+from stages.lib.storage.files import read_json, read_split, write_csv, write_json
+from stages.lib.storage.variant import Variant
+from stages.lib.training.batches import count_steps
+from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
+from stages.lib.training.loop import fit_model
 from stages.lib.training.precision import choose_policy
-from stages.lib.training.progress import Progress
+from stages.lib.training.recipe import Recipe
 
 # isort: split
 import tensorflow_model_optimization as tfmot  # after stages.lib.network.keras2, which settles which Keras it gets
@@ -60,7 +62,6 @@ READS = (
 )
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
-OUTPUT = Path("data/prune")
 LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
 ALLOCATIONS = {"uniform": allocate_uniformly, "lamp": allocate_by_lamp}
 
@@ -132,63 +133,38 @@ def wrap_for_pruning(
 
 def prune_model(
     model: keras.Model,
-    train_set: tuple[np.ndarray, np.ndarray],
-    augmentation_limits: dict[str, Any],
     sparsities: Mapping[str, float],
     prune: PruneParams,
-    recipe: TrainParams,
-    seed: int,
-    policy: str,
+    recipe: Recipe,
+    train_set: tuple[np.ndarray, np.ndarray],
     checkpoint: Checkpoint,
-) -> keras.Model:
-    """Prunes and fine-tunes a float32 model in place on (images, labels), from where `checkpoint` left it; returns it.
+) -> None:
+    """Prunes and fine-tunes a float32 model in place, from where `checkpoint` left it.
 
-    `sparsities` holds the share of zeros of each layer whose kernel is pruned; it rises from the one that it has.
-    `recipe` says how the model is fine-tuned.
+    Args:
+        model: the model.
+        sparsities: the share of zeros of each layer whose kernel is pruned; it rises from the one that it has.
+        prune: how the shares rise.
+        recipe: how the model is fine-tuned.
+        train_set: (N, size, size) uint8 images and (N,) labels.
+        checkpoint: of this run.
     """
-    num_classes, steps = model.output_shape[-1], count_steps(len(train_set[0]), recipe.batch_size)
-    total_steps = recipe.epochs * steps
+    total_steps = recipe.train.epochs * count_steps(len(train_set[0]), recipe.train.batch_size)
     schedules = {
         name: build_schedule(
             compute_sparsity(kernel), sparsities[name], total_steps, prune.ramp_fraction, prune.frequency
         )
         for name, kernel in read_pruned_kernels(model).items()
     }
-    optimizer = build_optimizer(recipe, total_steps)
-    wrapped = wrap_for_pruning(model, schedules, policy, seed, lambda: optimizer.iterations)
-    wrapped.compile(
-        optimizer,
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing),
-        metrics=["accuracy"],
-        steps_per_execution=STEPS_PER_EXECUTION,
-    )
-    first_epoch = checkpoint.restore(wrapped)
-    batches = training_batches(
-        *train_set,
-        num_classes,
-        recipe.batch_size,
-        recipe.epochs,
-        recipe.clean_epochs,
-        seed,
-        **augmentation_limits,
-        first_epoch=first_epoch,
-    )
-    wrapped.fit(
-        batches,
-        initial_epoch=first_epoch,
-        epochs=recipe.epochs,
-        steps_per_epoch=steps,
-        verbose=0,
-        # The pruning callback comes first, so that whatever follows sees masked weights.
-        callbacks=[
-            tfmot.sparsity.keras.UpdatePruningStep(),
-            Progress(checkpoint.path.stem, recipe.epochs, steps, first_epoch),
-            checkpoint,
-        ],
+    wrapped = fit_model(
+        build=lambda step: wrap_for_pruning(model, schedules, recipe.policy, recipe.seed, step),
+        recipe=recipe,
+        train_set=train_set,
+        checkpoint=checkpoint,
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],  # it comes first, so that all others see masked weights
     )
     for layer, trained in zip(model.layers, wrapped.layers, strict=True):
         layer.set_weights(trained.get_weights())  # a wrapper's are those of the layer in it
-    return model
 
 
 def list_layer_zeros(model: keras.Model, sparsities: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -221,108 +197,79 @@ def count_nonzero_macs(layers: Sequence[Layer], rows: Sequence[Mapping[str, Any]
     )
 
 
-def build_recipe(train: TrainParams, prune: PruneParams) -> TrainParams:
-    """Builds the recipe of the fine-tuning: that of the training, but for what `prune` says of all sparsities.
-
-    Its epochs and its learning rate are still those of the training; each sparsity has its own.
-    """
-    return train.model_copy(update={"batch_size": prune.batch_size, "clean_epochs": prune.clean_epochs})
-
-
-def build_checkpoints(
-    names: Sequence[str], choice: Mapping[str, Any], prune: PruneParams, recipe: TrainParams, seed: int, policy: str
-) -> list[Checkpoint]:
-    """Builds a checkpoint for each sparsity; it belongs to that one and all before it, from which it starts."""
-    inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
-    how = prune.model_dump() | {"rankings": (), "sparsities": (), "epochs": (), "learning_rate": ()}
-    steps = list(zip(names, prune.epochs, prune.learning_rate, strict=True))
-    return [
-        Checkpoint(
-            CHECKPOINTS / f"prune@{name}.npz",
-            compute_fingerprint([steps[:number], choice, how, recipe, seed, policy], inputs),
-        )
-        for number, name in enumerate(names, start=1)
-    ]
-
-
-def prune_step_by_step(
-    model: keras.Model,
-    train_set: tuple[np.ndarray, np.ndarray],
-    augmentation_limits: dict[str, Any],
-    ranking: str,
-    prune: PruneParams,
-    recipe: TrainParams,
-    seed: int,
-    policy: str,
-    checkpoints: Sequence[Checkpoint],
-) -> Iterator[list[dict[str, Any]]]:
-    """Prunes a float32 model in place to one sparsity after the other; yields the zeros of its layers at each."""
-    steps = zip(prune.sparsities, prune.epochs, prune.learning_rate, checkpoints, strict=True)
-    for step, (sparsity, epochs, learning_rate, checkpoint) in enumerate(steps, start=1):
-        sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), sparsity)
-        how = recipe.model_copy(update={"epochs": epochs, "learning_rate": learning_rate})
-        # Another seed for each: the batches of the training, whose seed is `seed`, would come again.
-        prune_model(model, train_set, augmentation_limits, sparsities, prune, how, seed + step, policy, checkpoint)
-        yield list_layer_zeros(model, sparsities)
-
-
 def measure_total_sparsity(rows: Sequence[Mapping[str, Any]]) -> float:
     """Measures the share of zeros in all kernels together, from the rows of `list_layer_zeros`."""
     return round(sum(row["zeros"] for row in rows) / sum(row["weights"] for row in rows), 6)
 
 
-def measure(
-    model: keras.Model,
-    val: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    path: Path,
-    prefix: str,
-) -> dict[str, float]:
-    """Measures accuracy on (images, labels) pairs, and the size of the model's file in bytes, as it is and gzipped."""
-    content = path.read_bytes()
-    return {
-        f"{prefix}val_accuracy": measure_accuracy(model, *val),
-        f"{prefix}test_accuracy": measure_accuracy(model, *test),
-        f"{prefix}size_bytes": len(content),
-        f"{prefix}gzip_size_bytes": compute_gzip_size_bytes(content),
-    }
+@dataclass(frozen=True)
+class Step:
+    """One sparsity of the ladder: how the model gets there from the one before it, and where it is written."""
+
+    variant: Variant
+    sparsity: float
+    recipe: Recipe
+    checkpoint: Checkpoint
 
 
-def write_outputs(
-    folder: Path,
-    model: keras.Model,
-    zeros: Sequence[Mapping[str, Any]],
-    layers: Sequence[Layer],
-    before: Mapping[str, float],
-    val: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-) -> None:
-    """Writes the pruned model and what it is worth, beside what the dense one was."""
-    write_model(folder / "model.h5", model)
-    after = measure(model, val, test, folder / "model.h5", "")
-    cost = {"sparsity": measure_total_sparsity(zeros), "nonzero_macs": count_nonzero_macs(layers, zeros)}
-    write_json(folder / "metrics.json", {**cost, **after, **before})
-    write_csv(folder / "layers.csv", zeros)
-    print(f"{folder}: validation accuracy {after['val_accuracy']:.4f}, dense {before['dense_val_accuracy']:.4f}")
+def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe) -> list[Step]:
+    """Lists the steps of the ladder; `recipe` is that of the training, but for what `prune` says.
+
+    The checkpoint of a step belongs to that one and all before it, from which it starts.
+    """
+    inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
+    decided: list[Any] = [ranking, choice, prune.ramp_fraction, prune.frequency]
+    steps = []
+    ladder = zip(prune.sparsities, prune.epochs, prune.learning_rate, strict=True)
+    for number, (sparsity, epochs, learning_rate) in enumerate(ladder, start=1):
+        changes = {
+            "epochs": epochs,
+            "clean_epochs": prune.clean_epochs,
+            "batch_size": prune.batch_size,
+            "learning_rate": learning_rate,
+        }
+        # Another seed for each: the batches of the training, whose seed is that of `recipe`, would come again.
+        fine_tuning = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
+        decided += [sparsity, fine_tuning]
+        variant = Variant("prune", ranking, sparsity)
+        checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
+        steps.append(Step(variant, sparsity, fine_tuning, checkpoint))
+    return steps
 
 
 def main() -> None:
     """Runs the stage."""
-    params, choice = load_params(reads=READS), read_json(CHOSEN / "choice.json")
-    prune, policy = params.prune, choose_policy(params.train.precision)
+    params = load_params(reads=READS)
     (ranking,) = parse_names(__doc__, ranking="prune.rankings")
-    recipe = build_recipe(params.train, prune)
-    names = [f"{ranking}-{sparsity}" for sparsity in prune.sparsities]
-    checkpoints = build_checkpoints(names, choice, prune, recipe, params.seed, policy)
-    train_set, val, test = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
+    choice = read_json(CHOSEN / "choice.json")
+    recipe = Recipe(
+        train=params.train,
+        augmentation=AugmentationParams(**choice["augmentation_limits"]),
+        seed=params.seed,
+        policy=choose_policy(params.train.precision),
+    )
+    steps = list_steps(ranking, choice, params.prune, recipe)
+    train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
     layers = list_layers(train_set[0].shape[1], len(params.dataset.class_names), **choice["architecture"])
     model = read_model(CHOSEN / "model.h5")
-    before = measure(model, val, test, CHOSEN / "model.h5", "dense_")
-    how = (choice["augmentation_limits"], ranking, prune, recipe, params.seed, policy, checkpoints)
-    for sparsity, zeros in zip(prune.sparsities, prune_step_by_step(model, train_set, *how), strict=True):
-        write_outputs(OUTPUT / ranking / str(sparsity), model, zeros, layers, before, val, test)
-    for checkpoint in checkpoints:  # only now: DVC removes the outputs of a stage before it starts it again
-        checkpoint.remove()
+    dense = measure_stored_model(CHOSEN / "model.h5", model, val_set, test_set)
+    for step in steps:
+        sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), step.sparsity)
+        prune_model(model, sparsities, params.prune, step.recipe, train_set, step.checkpoint)
+        zeros, folder = list_layer_zeros(model, sparsities), step.variant.folder
+        write_model(folder / "model.h5", model)
+        metrics = {
+            "sparsity": measure_total_sparsity(zeros),
+            "nonzero_macs": count_nonzero_macs(layers, zeros),
+            **measure_stored_model(folder / "model.h5", model, val_set, test_set),
+            **{f"dense_{key}": value for key, value in dense.items()},
+        }
+        write_json(folder / "metrics.json", metrics)
+        write_csv(folder / "layers.csv", zeros)
+        accuracies = f"{metrics['val_accuracy']:.4f}, dense {dense['val_accuracy']:.4f}"
+        print(f"{folder}: validation accuracy {accuracies}")
+    for step in steps:  # only now: DVC removes the outputs of a stage before it starts it again
+        step.checkpoint.remove()
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ whole stage succeeds: dvc deletes all outputs of a stage before it runs it again
 The test accuracy is only reported: nothing here is chosen by it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +41,20 @@ from stages.lib.cost.filters import (
     score_filters,
 )
 from stages.lib.cost.macs import count_macs, count_parameters
-from stages.lib.network.accuracy import measure_accuracy
+from stages.lib.network.accuracy import measure_stored_model
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.model import read_model, write_model
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ShrinkParams, TrainParams
+from stages.lib.params.sections import AugmentationParams, ShrinkParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, write_csv, write_json
-from stages.lib.training.checkpoint import CHECKPOINTS, Checkpoint, compute_fingerprint
-from stages.lib.training.cluster import Cluster
+from stages.lib.storage.files import read_json, read_split, write_csv, write_json
+from stages.lib.storage.variant import Variant
+from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.loop import train_model
 from stages.lib.training.precision import choose_policy
+from stages.lib.training.recipe import Recipe
 
 READS = (
     "seed",
@@ -68,17 +69,17 @@ READS = (
 )
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
-OUTPUT = Path("data/shrink")
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One smaller network, and how it is trained; `share` of the MACs is what it may keep at most."""
+    """One smaller network: how it is trained, and where it is written."""
 
-    share: float
+    variant: Variant
     architecture: dict[str, Any]
     layers: list[Layer]
-    train: TrainParams
+    recipe: Recipe
+    checkpoint: Checkpoint
 
 
 def list_rungs(
@@ -86,38 +87,36 @@ def list_rungs(
     architecture: Mapping[str, Any],
     image_size_px: int,
     num_classes: int,
-    train: TrainParams,
     shrink: ShrinkParams,
+    recipe: Recipe,
 ) -> list[Rung]:
     """Lists the rungs from the widest to the narrowest: the same networks, whatever `filters` are kept.
+
+    The batches of a rung are neither those of the training, which `recipe` describes, nor those of another rung. The
+    checkpoint of a rung belongs to that one and all before it, whose result it starts from.
 
     Raises:
         UserError: if no network of the form of `architecture` needs as few MACs.
     """
+    inputs = [CHOSEN / "model.h5", DATA / "train.npz", DATA / "val.npz"]
+    decided: list[Any] = [filters]
     rungs = []
-    fine_tuning = train.model_copy(
-        update={"epochs": shrink.epochs, "clean_epochs": shrink.clean_epochs, "learning_rate": shrink.learning_rate}
-    )
     for number, share in enumerate(shrink.macs_shares, start=1):
         smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
-        anew = train.model_copy(update={"epochs": train.epochs + number * shrink.epochs})
         layers = list_layers(image_size_px, num_classes, **smaller)
-        rungs.append(Rung(share, smaller, layers, anew if filters == "scratch" else fine_tuning))
+        changes: dict[str, Any] = {
+            "epochs": shrink.epochs,
+            "clean_epochs": shrink.clean_epochs,
+            "learning_rate": shrink.learning_rate,
+        }
+        if filters == "scratch":
+            changes = {"epochs": recipe.train.epochs + number * shrink.epochs}
+        of_rung = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
+        decided += [layers, of_rung]
+        variant = Variant("shrink", filters, share)
+        checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
+        rungs.append(Rung(variant, smaller, layers, of_rung, checkpoint))
     return rungs
-
-
-def build_checkpoints(
-    filters: str, rungs: Sequence[Rung], augmentation: AugmentationParams, seed: int, policy: str
-) -> list[Checkpoint]:
-    """Builds a checkpoint for each rung; it belongs to that rung and all before it, whose result it starts from."""
-    inputs = [CHOSEN / "model.h5", DATA / "train.npz", DATA / "val.npz"]
-    return [
-        Checkpoint(
-            CHECKPOINTS / f"shrink@{filters}-{rung.share}.npz",
-            compute_fingerprint([filters, rungs[:number], augmentation, seed, policy], inputs),
-        )
-        for number, rung in enumerate(rungs, start=1)
-    ]
 
 
 def list_weights(model: keras.Model) -> dict[str, list[np.ndarray]]:
@@ -150,39 +149,6 @@ def cut_weights(
     return [array for arrays in remove_filters(layers, weights, kept).values() for array in arrays]
 
 
-def train_rungs(
-    filters: str,
-    model: keras.Model,
-    layers: Sequence[Layer],
-    rungs: Sequence[Rung],
-    checkpoints: Sequence[Checkpoint],
-    train_set: tuple[np.ndarray, np.ndarray],
-    val_set: tuple[np.ndarray, np.ndarray],
-    augmentation: AugmentationParams,
-    seed: int,
-    policy: str,
-) -> Iterator[keras.Model]:
-    """Yields the float32 model of each rung; the first is cut from `model` of `layers`, each later one from the last.
-
-    The batches of a rung are neither those of the training, whose seed is `seed`, nor those of another rung.
-    """
-    rng = np.random.default_rng(seed)
-    for number, (rung, checkpoint) in enumerate(zip(rungs, checkpoints, strict=True), start=1):
-        weights = cut_weights(filters, layers, list_weights(model), rung.layers, rng)
-        history_path = OUTPUT / filters / str(rung.share) / "history.csv"
-        what = (train_set, val_set, rung.layers, augmentation, rung.train, seed + number, policy)
-        model, layers = train_model(*what, history_path, checkpoint, Cluster(), weights), rung.layers
-        yield model
-
-
-def measure(
-    model: keras.Model, val_set: tuple[np.ndarray, np.ndarray], test_set: tuple[np.ndarray, np.ndarray], prefix: str
-) -> dict[str, float]:
-    """Measures accuracy on (images, labels) pairs."""
-    splits = {"val": val_set, "test": test_set}
-    return {f"{prefix}{split}_accuracy": measure_accuracy(model, *pair) for split, pair in splits.items()}
-
-
 def list_layer_costs(layers: Sequence[Layer], smaller_layers: Sequence[Layer]) -> list[dict[str, Any]]:
     """Lists channels, MACs and parameters of each layer that has weights, in the chosen network and in the smaller."""
     return [
@@ -202,58 +168,67 @@ def list_layer_costs(layers: Sequence[Layer], smaller_layers: Sequence[Layer]) -
 
 
 def write_outputs(
-    folder: Path,
     rung: Rung,
     model: keras.Model,
-    rows: Sequence[Mapping[str, Any]],
     layers: Sequence[Layer],
-    before: Mapping[str, float],
+    dense: Mapping[str, float],
     val_set: tuple[np.ndarray, np.ndarray],
     test_set: tuple[np.ndarray, np.ndarray],
 ) -> None:
     """Writes the model of a rung, what it is worth beside the chosen one of `layers`, and its learning curves."""
+    folder = rung.variant.folder
     costs = list_layer_costs(layers, rung.layers)
     macs, dense_macs = (sum(row[name] for row in costs) for name in ("macs", "dense_macs"))
     write_model(folder / "model.h5", model)
-    content = (folder / "model.h5").read_bytes()
     metrics = {
         "macs_share": round(macs / dense_macs, 6),
         "macs": macs,
         "parameters": sum(row["parameters"] for row in costs),
         "blocks": rung.architecture["blocks"],
         "dense": rung.architecture["dense"],
-        **measure(model, val_set, test_set, ""),
-        "size_bytes": len(content),
-        "gzip_size_bytes": compute_gzip_size_bytes(content),
+        **measure_stored_model(folder / "model.h5", model, val_set, test_set),
         "dense_macs": dense_macs,
-        **before,
+        **{f"dense_{name}": dense[name] for name in ("val_accuracy", "test_accuracy")},
     }
     write_json(folder / "metrics.json", metrics)
     write_csv(folder / "layers.csv", costs)
-    write_csv(folder / "history.csv", rows)  # anew: a rung that was finished before has no epoch to write it
-    accuracy = f"validation accuracy {metrics['val_accuracy']:.4f}, dense {before['dense_val_accuracy']:.4f}"
-    print(f"{folder}: {100 * macs / dense_macs:.1f} % of the MACs, {accuracy}")
+    write_csv(folder / "history.csv", rung.checkpoint.rows)  # anew: a rung that was finished before has no epoch left
+    accuracies = f"validation accuracy {metrics['val_accuracy']:.4f}, dense {dense['val_accuracy']:.4f}"
+    print(f"{folder}: {100 * macs / dense_macs:.1f} % of the MACs, {accuracies}")
 
 
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
     (filters,) = parse_names(__doc__, filters="shrink.filters")
-    choice, policy = read_json(CHOSEN / "choice.json"), choose_policy(params.train.precision)
-    augmentation, architecture = AugmentationParams(**choice["augmentation_limits"]), choice["architecture"]
-    sizes = (params.dataset.image_size_px, len(params.dataset.class_names))
-    rungs = list_rungs(filters, architecture, *sizes, params.train, params.shrink)
-    checkpoints = build_checkpoints(filters, rungs, augmentation, params.seed, policy)
+    choice = read_json(CHOSEN / "choice.json")
+    size_px, num_classes = params.dataset.image_size_px, len(params.dataset.class_names)
+    recipe = Recipe(
+        train=params.train,
+        augmentation=AugmentationParams(**choice["augmentation_limits"]),
+        seed=params.seed,
+        policy=choose_policy(params.train.precision),
+    )
+    rungs = list_rungs(filters, choice["architecture"], size_px, num_classes, params.shrink, recipe)
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
-    model, layers = read_model(CHOSEN / "model.h5"), list_layers(*sizes, **architecture)
-    before = measure(model, val_set, test_set, "dense_")
-    what = (train_set, val_set, augmentation, params.seed, policy)
-    models = train_rungs(filters, model, layers, rungs, checkpoints, *what)
-    for rung, checkpoint, smaller in zip(rungs, checkpoints, models, strict=True):
-        output = OUTPUT / filters / str(rung.share)
-        write_outputs(output, rung, smaller, checkpoint.rows, layers, before, val_set, test_set)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+    model = read_model(CHOSEN / "model.h5")
+    dense = measure_stored_model(CHOSEN / "model.h5", model, val_set, test_set)
+    dense_layers = layers = list_layers(size_px, num_classes, **choice["architecture"])
+    rng = np.random.default_rng(params.seed)
+    for rung in rungs:  # each is cut from the one before it
+        model = train_model(
+            layers=rung.layers,
+            recipe=rung.recipe,
+            train_set=train_set,
+            val_set=val_set,
+            history_path=rung.variant.folder / "history.csv",
+            checkpoint=rung.checkpoint,
+            initial_weights=cut_weights(filters, layers, list_weights(model), rung.layers, rng),
+        )
+        layers = rung.layers
+        write_outputs(rung, model, dense_layers, dense, val_set, test_set)
+    for rung in rungs:
+        rung.checkpoint.remove()
 
 
 if __name__ == "__main__":

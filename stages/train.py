@@ -16,7 +16,6 @@ Where TF_CONFIG names several workers, each runs this command and they train one
 Never opens the test images.
 """
 
-import hashlib
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -35,11 +34,13 @@ from stages.lib.params.load import load_params
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.machine import read_cpu_name
 from stages.lib.running.runner import TIMING, run_stage
-from stages.lib.storage.files import read_split, write_csv, write_json
-from stages.lib.training.checkpoint import CHECKPOINTS, PACKAGES, Checkpoint, compute_fingerprint
+from stages.lib.storage.files import compute_sha256, read_split, write_csv, write_json
+from stages.lib.storage.variant import Variant
+from stages.lib.training.checkpoint import PACKAGES, Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.cluster import check_divisible, read_cluster
 from stages.lib.training.loop import train_model
 from stages.lib.training.precision import choose_policy
+from stages.lib.training.recipe import Recipe
 
 READS = (
     "seed",
@@ -50,10 +51,9 @@ READS = (
     "train",
 )
 SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
-OUTPUT = Path("data/train")
 
 
-def measure(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def measure_validation(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Measures validation accuracy and loss (cross-entropy in nats) of a model."""
     logits = predict_logits(model, to_network_input(images))
     return {
@@ -77,42 +77,57 @@ def describe_run(seconds: float, num_images: int, policy: str) -> dict[str, Any]
 
 
 def write_outputs(
-    folder: Path,
+    variant: Variant,
     model: keras.Model,
-    val_set: tuple[np.ndarray, np.ndarray],
+    metrics: Mapping[str, float],
     rows: Sequence[Mapping[str, Any]],
-    run: dict[str, Any],
+    run: Mapping[str, Any],
 ) -> None:
     """Writes the model, what it is worth, its learning curves and what it took."""
-    metrics = measure(model, *val_set)
+    folder = variant.folder
     write_model(folder / "model.h5", model)
     write_json(folder / "metrics.json", metrics)
     write_csv(folder / "history.csv", rows)  # anew: a run that was killed after its last epoch has no epoch to write it
-    run["model_sha256"] = hashlib.sha256((folder / "model.h5").read_bytes()).hexdigest()
-    write_json(TIMING / "training" / f"{folder.name}.json", run)
-    print(f"{folder}: validation accuracy {metrics['val_accuracy']:.4f} after {run['seconds']:.0f} s")
+    timing = {**run, "model_sha256": compute_sha256(folder / "model.h5")}
+    write_json(TIMING / "training" / f"{variant.name}.json", timing)
 
 
 def main() -> None:
     """Runs the stage."""
-    params, cluster = load_params(reads=READS), read_cluster()
-    name, augmentation_name = parse_names(__doc__, model="models", augmentation="augmentations")
-    augmentation, train, output = params.augmentations[augmentation_name], params.train, f"{name}-{augmentation_name}"
+    params = load_params(reads=READS)
+    model_name, augmentation_name = parse_names(__doc__, model="models", augmentation="augmentations")
+    variant = Variant("train", model_name, augmentation_name)
     layers = list_layers(
-        params.dataset.image_size_px, len(params.dataset.class_names), **params.models[name].model_dump()
+        params.dataset.image_size_px, len(params.dataset.class_names), **params.models[model_name].model_dump()
     )
-    policy = choose_policy(train.precision)
-    fingerprint = compute_fingerprint([layers, augmentation, train, params.seed, policy, cluster.num_workers], SOURCES)
+    recipe = Recipe(
+        train=params.train,
+        augmentation=params.augmentations[augmentation_name],
+        seed=params.seed,
+        policy=choose_policy(params.train.precision),
+    )
+    cluster = read_cluster()
+    fingerprint = compute_fingerprint([layers, recipe, cluster.num_workers], SOURCES)
+    checkpoint = Checkpoint(locate_checkpoint(variant), fingerprint, cluster.is_chief)
     train_set, val_set = map(read_split, SOURCES)
-    check_divisible(len(train_set[0]), train.batch_size, cluster.num_workers)
-    checkpoint = Checkpoint(CHECKPOINTS / f"train@{output}.npz", fingerprint, cluster.is_chief)
-    what = (train_set, val_set, layers, augmentation, train, params.seed, policy)
-    model = train_model(*what, OUTPUT / output / "history.csv", checkpoint, cluster)
-    if cluster.is_chief:
-        run = describe_run(checkpoint.seconds, train.epochs * len(train_set[0]), policy)
-        write_outputs(OUTPUT / output, model, val_set, checkpoint.rows, run)
-        checkpoint.remove()
+    check_divisible(len(train_set[0]), params.train.batch_size, cluster.num_workers)
+    model = train_model(
+        layers=layers,
+        recipe=recipe,
+        train_set=train_set,
+        val_set=val_set,
+        history_path=variant.folder / "history.csv",
+        checkpoint=checkpoint,
+        cluster=cluster,
+    )
+    if not cluster.is_chief:
+        return
+    run = describe_run(checkpoint.seconds, params.train.epochs * len(train_set[0]), recipe.policy)
+    metrics = measure_validation(model, *val_set)
+    write_outputs(variant, model, metrics, checkpoint.rows, run)
+    checkpoint.remove()
+    print(f"{variant.folder}: validation accuracy {metrics['val_accuracy']:.4f} after {run['seconds']:.0f} s")
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, writes=lambda: read_cluster().is_chief)

@@ -13,7 +13,6 @@ from stages.lib.errors import UserError
 from stages.lib.running.guard import end_with, find_dvc, hold_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
-from stages.lib.training.cluster import read_cluster
 
 TIMING = Path("data/timing")
 """What each stage took when it last ran here. No DVC outputs: no two runs take the same time."""
@@ -21,20 +20,24 @@ TIMING = Path("data/timing")
 ERRORS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: True) -> None:
     """Runs a stage and records what it took.
 
     One process at a time runs a stage, and none outlives the `dvc` that started it. A `UserError`, a disk that is full
     or may not be written, or Ctrl-C becomes one line on stderr and a non-zero exit status; any other exception is a
     fault of the program and keeps its traceback.
+
+    Args:
+        main: does the work.
+        writes: tells whether this process writes outputs; one that does not needs no lock and leaves no record.
     """
     stage = name_stage(sys.argv)
     try:
         if dvc := find_dvc():
             end_with(dvc)
-        with hold_lock(stage) if read_cluster().is_chief else nullcontext():
+        with hold_lock(stage) if writes() else nullcontext():
             main()
-            if read_cluster().is_chief:
+            if writes():
                 write_timing(stage)
     except UserError as error:
         sys.exit(f"error: {error}")

@@ -7,35 +7,33 @@ interpolated only once; mirroring alone, shifts by whole pixels and erased squar
 import math
 
 from stages.lib.network.keras2 import tf
+from stages.lib.params.sections import AugmentationParams
 
 MEAN_PIXEL = 0.286
 """Of the 60,000 training images of Fashion-MNIST, in [0, 1]; with which erased squares are filled."""
 
 
-def augment(
-    x: tf.Tensor,
-    seed: tf.Tensor,
-    rotation_degrees: float,
-    shift_fraction: float,
-    zoom_fraction: float,
-    shift_px: int,
-    erase_px: int,
-    horizontal_flip: bool,
-    mirrored: tf.Tensor | None = None,
-) -> tf.Tensor:
+def keep_mirroring(limits: AugmentationParams) -> AugmentationParams:
+    """Returns the limits of an augmentation that mirrors images as `limits` says, and does nothing else."""
+    others = set(AugmentationParams.model_fields) - {"horizontal_flip"}
+    return limits.model_copy(update=dict.fromkeys(others, 0))
+
+
+def augment(x: tf.Tensor, seed: tf.Tensor, limits: AugmentationParams, mirrored: tf.Tensor | None = None) -> tf.Tensor:
     """Draws random transforms for each image and applies them.
 
     Args:
         x: (N, size, size, 1) float32, square images.
         seed: (2,) int64; the same seed and x give the same result, whatever ran before.
-        rotation_degrees: rotation about the centre is uniform in [-rotation_degrees, rotation_degrees].
-        shift_fraction: shifts in x and in y are uniform in +/- this share of the side.
-        zoom_fraction: x and y steps of the sampling grid are each scaled by a uniform draw from
-            [1 - zoom_fraction, 1 + zoom_fraction]: below 1 the garment grows.
-        shift_px: then shifts in x and in y by whole pixels, uniform in -shift_px ... shift_px.
-        erase_px: then fills a square of this side, around a uniform pixel, with `MEAN_PIXEL`.
-        horizontal_flip: mirror images.
-        mirrored: (N,) bool, which ones; without it, each one with probability 1/2.
+        limits: of what is drawn, one after the other:
+            rotation_degrees: rotation about the centre is uniform in [-rotation_degrees, rotation_degrees].
+            shift_fraction: shifts in x and in y are uniform in +/- this share of the side.
+            zoom_fraction: x and y steps of the sampling grid are each scaled by a uniform draw from
+                [1 - zoom_fraction, 1 + zoom_fraction]: below 1 the garment grows.
+            horizontal_flip: images are mirrored.
+            shift_px: then shifts in x and in y by whole pixels, uniform in -shift_px ... shift_px.
+            erase_px: then fills a square of this side, around a uniform pixel, with `MEAN_PIXEL`.
+        mirrored: (N,) bool, which images are mirrored; without it, each one with probability 1/2.
 
     Returns:
         (N, size, size, 1) float32 in the range of x. All limits zero or false is the identity.
@@ -48,25 +46,26 @@ def augment(
 
     if mirrored is None:
         mirrored = tf.random.stateless_uniform([num_images], seeds[5]) < 0.5
-    if rotation_degrees or shift_fraction or zoom_fraction:
+    if limits.rotation_degrees or limits.shift_fraction or limits.zoom_fraction:
         transforms = affine_transforms(
-            rotation=uniform(0, 0.0, math.radians(rotation_degrees)),
-            shift_x=uniform(1, 0.0, shift_fraction * size),
-            shift_y=uniform(2, 0.0, shift_fraction * size),
-            zoom_x=uniform(3, 1.0, zoom_fraction),
-            zoom_y=uniform(4, 1.0, zoom_fraction),
-            mirrored=mirrored & horizontal_flip,
+            rotation=uniform(0, 0.0, math.radians(limits.rotation_degrees)),
+            shift_x=uniform(1, 0.0, limits.shift_fraction * size),
+            shift_y=uniform(2, 0.0, limits.shift_fraction * size),
+            zoom_x=uniform(3, 1.0, limits.zoom_fraction),
+            zoom_y=uniform(4, 1.0, limits.zoom_fraction),
+            mirrored=mirrored & limits.horizontal_flip,
             size=size,
         )
         x = apply_transforms(x, transforms)
-    elif horizontal_flip:  # pixels only change places: exact, and much faster than resampling
+    elif limits.horizontal_flip:  # pixels only change places: exact, and much faster than resampling
         x = tf.where(mirrored[:, tf.newaxis, tf.newaxis, tf.newaxis], x[:, :, ::-1], x)
-    if shift_px:
-        shifts = tf.random.stateless_uniform([num_images, 2], seeds[6], -shift_px, shift_px + 1, tf.int32)
+    if limits.shift_px:
+        bounds = (-limits.shift_px, limits.shift_px + 1)
+        shifts = tf.random.stateless_uniform([num_images, 2], seeds[6], *bounds, tf.int32)
         x = shift_whole_pixels(x, shifts)
-    if erase_px:
+    if limits.erase_px:
         centres = tf.random.stateless_uniform([num_images, 2], seeds[7], 0, size, tf.int32)
-        x = erase_squares(x, centres, erase_px)
+        x = erase_squares(x, centres, limits.erase_px)
     return x
 
 

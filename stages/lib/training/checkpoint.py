@@ -17,7 +17,8 @@ import numpy as np
 from stages.lib.errors import UserError
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.params.checking import Section
-from stages.lib.storage.files import read_arrays, write_arrays
+from stages.lib.storage.files import compute_sha256, read_arrays, write_arrays
+from stages.lib.storage.variant import Variant
 from stages.lib.training.workers import broadcast_from_chief
 
 CHECKPOINTS = Path("data/checkpoints")
@@ -26,19 +27,37 @@ CHECKPOINTS = Path("data/checkpoints")
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "h5py")
 
 
+CODE_WITHOUT_EFFECT = ("stages.lib.errors", "stages.lib.params", "stages.lib.running")
+"""Modules and packages whose code cannot change the bytes of a run: what they check is among the choices."""
+
+
+def has_effect(module: str) -> bool:
+    """Tells whether the code of a module can change the bytes of a run.
+
+    >>> has_effect("stages.lib.params.load"), has_effect("stages.lib.training.loop")
+    (False, True)
+    """
+    return not any(module == name or module.startswith(f"{name}.") for name in CODE_WITHOUT_EFFECT)
+
+
+def locate_checkpoint(variant: Variant) -> Path:
+    """Returns where the state of a run is stored that makes one version of a model."""
+    return CHECKPOINTS / f"{variant.source}@{variant.name}.npz"
+
+
 def compute_fingerprint(choices: Sequence[Any], data: Sequence[Path]) -> str:
     """Computes a SHA-256 of all that decides the bytes of a run on one machine, in hexadecimal digits.
 
     It covers `choices`, plain values and dataclasses; the bytes of the files in `data`, and should be called before
-    they are read; the code of every module of this project that is loaded; the versions of Python and of the packages
-    that compute.
+    they are read; the code of every module of this project that is loaded, but for that in `CODE_WITHOUT_EFFECT`; the
+    versions of Python and of the packages that compute.
     """
-    code = {module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "stages"}
-    code |= {sys.modules["__main__"].__dict__.get("__file__")}
+    modules = [module for name, module in sys.modules.items() if name.startswith("stages.") and has_effect(name)]
+    code = {getattr(module, "__file__", None) for module in [*modules, sys.modules["__main__"]]}
     files = [*data, *sorted(Path(name) for name in code if name)]
     parts = {
         "choices": choices,
-        "files": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
+        "files": [compute_sha256(path) for path in files],
         "versions": [platform.python_version(), *map(version, PACKAGES)],
     }
     return hashlib.sha256(json.dumps(parts, default=_to_plain).encode()).hexdigest()
@@ -54,10 +73,19 @@ def list_variables(model: keras.Model) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
+def read_values(variables: Sequence[Any]) -> list[np.ndarray]:
+    """Reads the values of variables.
+
+    Every worker has to call this at the same point: each has its own statistics of batch normalization, and reading one
+    asks all workers for their mean, and waits until they have answered.
+    """
+    return [variable.numpy() for variable in variables]
+
+
 class Checkpoint(keras.callbacks.Callback):
     """Stores weights, optimizer and learning curves after every epoch, and puts them back before the first.
 
-    Must follow the callbacks that may refuse an epoch, such as `Progress`: what it stores is resumed.
+    Must follow the callbacks that may refuse an epoch, such as `EndDiverged`: what it stores is resumed.
 
     Args:
         path: of the checkpoint, an .npz.
@@ -93,7 +121,7 @@ class Checkpoint(keras.callbacks.Callback):
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
         variables = list_variables(model)
-        values = [variable.numpy() for variable in variables]  # on every worker: some are gathered from all of them
+        values = read_values(variables)
         stored = self._read(len(variables)) if self.is_chief else None
         strategy = model.distribute_strategy
         (epoch, *values) = broadcast_from_chief(strategy, [np.array(self.epoch, np.float32), *(stored or values)])
@@ -130,7 +158,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:  # noqa: ARG002  (of Keras)
         """Replaces the checkpoint."""
-        values = [variable.numpy() for variable in list_variables(self.model)]  # on all workers: some are gathered
+        values = read_values(list_variables(self.model))  # on every worker, though only the chief writes them
         self.epoch = epoch + 1
         state = {
             "fingerprint": self.fingerprint,

@@ -23,6 +23,9 @@ class Cluster:
         return self.index == 0
 
 
+ALONE = Cluster()
+
+
 def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     """Reads TF_CONFIG.
 
@@ -31,7 +34,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     """
     text = environment.get("TF_CONFIG", "")
     if not text:
-        return Cluster()
+        return ALONE
     try:
         config = json.loads(text)
         workers, task = config["cluster"]["worker"], config["task"]

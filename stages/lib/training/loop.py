@@ -1,7 +1,7 @@
 """Trains a model: the optimizer and its schedule, and the run through the epochs that can be killed and resumed."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from stages.lib.errors import UserError
 from stages.lib.network.architecture import Layer
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import build_model
-from stages.lib.params.sections import AugmentationParams, TrainParams
+from stages.lib.params.sections import TrainParams
 from stages.lib.storage.files import write_csv
 from stages.lib.training.batches import count_steps, training_batches, validation_batches
 from stages.lib.training.checkpoint import Checkpoint
-from stages.lib.training.cluster import Cluster
+from stages.lib.training.cluster import ALONE, Cluster
 from stages.lib.training.muon import Muon
-from stages.lib.training.progress import Progress
+from stages.lib.training.progress import EndDiverged, Progress
+from stages.lib.training.recipe import Recipe
 from stages.lib.training.workers import LOST_WORKER_ERRORS, build_strategy
 
 STEPS_PER_EXECUTION = 10
@@ -96,18 +97,22 @@ class History(keras.callbacks.Callback):
 
 
 def build_compiled_model(
-    layers: Sequence[Layer],
+    build: Callable[[Callable[[], tf.Tensor]], keras.Model],
     train: TrainParams,
     total_steps: int,
-    seed: int,
-    policy: str,
     strategy: tf.distribute.Strategy,
 ) -> keras.Model:
-    """Builds the model of `layers` as it is trained, by every worker of `strategy` alike."""
+    """Builds a model as it is trained, by every worker of `strategy` alike.
+
+    Args:
+        build: builds the model; it is given a function that returns the number of the step, for dropout.
+        train: optimizer, schedule and loss.
+        total_steps: number of updates in the whole run.
+        strategy: the workers that train together.
+    """
     with strategy.scope():
         optimizer = build_optimizer(train, total_steps)
-        is_alone = strategy.num_replicas_in_sync == 1
-        model = build_model(layers, seed, policy, step=lambda: optimizer.iterations, synchronized=not is_alone)
+        model = build(lambda: optimizer.iterations)
         model.compile(
             optimizer,
             keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=train.label_smoothing),
@@ -117,87 +122,117 @@ def build_compiled_model(
     return model
 
 
-def train_model(
+def fit_model(
+    build: Callable[[Callable[[], tf.Tensor]], keras.Model],
+    recipe: Recipe,
     train_set: tuple[np.ndarray, np.ndarray],
-    val_set: tuple[np.ndarray, np.ndarray],
-    layers: Sequence[Layer],
-    augmentation: AugmentationParams,
-    train: TrainParams,
-    seed: int,
-    policy: str,
-    history_path: Path,
     checkpoint: Checkpoint,
-    cluster: Cluster,
-    initial_weights: Sequence[np.ndarray] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback],
+    val_set: tuple[np.ndarray, np.ndarray] | None = None,
+    cluster: Cluster = ALONE,
 ) -> keras.Model:
-    """Trains the model of `layers` on (images, labels) pairs, from where `checkpoint` left it.
+    """Trains what `build` builds, from where `checkpoint` left it: the loop of training, pruning and shrinking.
 
     Args:
+        build: builds the model, as in `build_compiled_model`.
+        recipe: how it is trained.
         train_set: (N, size, size) uint8 images and (N,) labels.
-        val_set: the same of other images, for the learning curves.
-        layers: of the model, from `stages.lib.network.architecture.list_layers`.
-        augmentation: limits of what is done to the training images.
-        train: optimizer, schedule and number of epochs.
-        seed: of initial weights, data order, augmentation and dropout.
-        policy: Keras mixed-precision policy, float32 or mixed_bfloat16.
-        history_path: of the CSV file of the learning curves.
         checkpoint: of this run; the name of its file names the run where progress is shown.
+        callbacks: that act before the checkpoint is written.
+        val_set: the same of other images, which are looked at after every epoch; none without.
         cluster: the workers that train together.
-        initial_weights: to start from, in the order of Keras's `get_weights`; random ones without.
 
     Returns:
-        The model in float32, whatever it was trained in.
+        The trained model, as it was built.
 
     Raises:
-        UserError: if the loss is no number any more, or another worker is lost.
+        DivergedError: if the loss is no number any more.
+        UserError: if another worker is lost.
     """
-    num_classes = layers[-1].output_shape[0]
+    train, name = recipe.train, checkpoint.path.stem
     steps = count_steps(len(train_set[0]), train.batch_size)
+    progress = None
     try:
         strategy = build_strategy(cluster)
-        model = build_compiled_model(layers, train, train.epochs * steps, seed, policy, strategy)
-        if initial_weights is not None:
-            model.set_weights(initial_weights)
+        model = build_compiled_model(build, train, train.epochs * steps, strategy)
+        num_classes = model.output_shape[-1]
         first_epoch = checkpoint.restore(model)
+        progress = Progress(name, train.epochs, steps, first_epoch, cluster.is_chief)
+        validation = {}
+        if val_set is not None:
+            validation = {
+                "validation_data": strategy.distribute_datasets_from_function(
+                    lambda _: validation_batches(*val_set, num_classes, VAL_BATCH_SIZE, cluster)
+                ),
+                "validation_steps": count_steps(len(val_set[0]), VAL_BATCH_SIZE),
+            }
         model.fit(
             strategy.distribute_datasets_from_function(
-                lambda _: training_batches(
-                    *train_set,
-                    num_classes,
-                    train.batch_size,
-                    train.epochs,
-                    train.clean_epochs,
-                    seed,
-                    **augmentation.model_dump(),
-                    first_epoch=first_epoch,
-                    worker=cluster.index,
-                    num_workers=cluster.num_workers,
-                )
+                lambda _: training_batches(*train_set, num_classes, recipe, first_epoch, cluster)
             ),
             initial_epoch=first_epoch,
             epochs=train.epochs,
             steps_per_epoch=steps,
-            validation_data=strategy.distribute_datasets_from_function(
-                lambda _: validation_batches(
-                    *val_set, num_classes, VAL_BATCH_SIZE, worker=cluster.index, num_workers=cluster.num_workers
-                )
-            ),
-            validation_steps=count_steps(len(val_set[0]), VAL_BATCH_SIZE),
             verbose=0,
-            callbacks=[
-                Progress(checkpoint.path.stem, train.epochs, steps, first_epoch, cluster.is_chief),
-                History(history_path, checkpoint.rows, cluster.is_chief),
-                checkpoint,
-            ],
+            callbacks=[*callbacks, EndDiverged(name), progress, checkpoint],
+            **validation,
         )
     except LOST_WORKER_ERRORS as error:
         if cluster.num_workers == 1:
             raise
         raise UserError(
-            f"{checkpoint.path.stem}: a worker that TF_CONFIG names was lost, or could not be reached "
-            f"({type(error).__name__}: {error.message.splitlines()[0]}); start all of them again: the training goes on "
-            "from its last finished epoch"
+            f"{name}: a worker that TF_CONFIG names was lost, or could not be reached ({type(error).__name__}: "
+            f"{error.message.splitlines()[0]}); start all of them again: the training goes on from its last finished "
+            "epoch"
         ) from error
-    float32_model = build_model(layers, seed)
+    finally:
+        if progress:
+            progress.close()
+    return model
+
+
+def train_model(
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    train_set: tuple[np.ndarray, np.ndarray],
+    val_set: tuple[np.ndarray, np.ndarray],
+    history_path: Path,
+    checkpoint: Checkpoint,
+    cluster: Cluster = ALONE,
+    initial_weights: Sequence[np.ndarray] | None = None,
+) -> keras.Model:
+    """Trains the network of `layers` and writes its learning curves; see `fit_model`.
+
+    Args:
+        layers: of the network, from `stages.lib.network.architecture.list_layers`.
+        recipe: see `fit_model`, as for the following.
+        train_set: see there.
+        val_set: for the learning curves.
+        history_path: of the CSV file of the learning curves.
+        checkpoint: see there.
+        cluster: see there.
+        initial_weights: to start from, in the order of Keras's `get_weights`; random ones without.
+
+    Returns:
+        The model in float32, whatever it was trained in.
+    """
+
+    def build(step: Callable[[], tf.Tensor]) -> keras.Model:
+        model = build_model(layers, recipe.seed, recipe.policy, step, synchronized=cluster.num_workers > 1)
+        if initial_weights is not None:
+            model.set_weights(initial_weights)
+        return model
+
+    history = History(history_path, checkpoint.rows, cluster.is_chief)
+    model = fit_model(
+        build=build,
+        recipe=recipe,
+        train_set=train_set,
+        checkpoint=checkpoint,
+        callbacks=[history],
+        val_set=val_set,
+        cluster=cluster,
+    )
+    float32_model = build_model(layers, recipe.seed)
     float32_model.set_weights(model.get_weights())
     return float32_model

@@ -1,4 +1,4 @@
-"""Progress of a training run: a bar with the remaining time on a terminal, a line per epoch elsewhere."""
+"""How a training run goes: a bar with the remaining time on a terminal, a line per epoch elsewhere; its early end."""
 
 import math
 import sys
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 from tqdm import tqdm
 
-from stages.lib.errors import UserError
 from stages.lib.network.keras2 import keras
+from stages.lib.training.divergence import DivergedError
 
 
 class Progress(keras.callbacks.Callback):
-    """Shows epoch, accuracy and remaining time on stderr; stops a run whose loss is no number any more.
+    """Shows epoch, accuracy and remaining time on stderr.
 
     Args:
         name: what is trained.
@@ -55,23 +55,34 @@ class Progress(keras.callbacks.Callback):
             self.bar.update(self.epoch * self.steps_per_epoch + batch + 1 - self.bar.n)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
-        """Prints the epoch where there is no bar.
-
-        Raises:
-            UserError: if the loss is not finite.
-        """
-        if not math.isfinite(logs["loss"]):
-            self.bar.close()
-            raise UserError(
-                f"{self.name}: the loss became {logs['loss']} in epoch {epoch + 1}; "
-                "lower the learning_rate of this stage in params.yaml"
-            )
+        """Prints the epoch where there is no bar."""
         if self.bar.disable and self.is_chief:
             done = epoch + 1 - self.first_epoch
             left = (time.perf_counter() - self.start) / done * (self.epochs - epoch - 1)
             shown = ", ".join(f"{key} {value:.4f}" for key, value in logs.items() if key.endswith("accuracy"))
             print(f"{self.name} epoch {epoch + 1}/{self.epochs}: {shown}, {left:.0f} s left", file=sys.stderr)
 
-    def on_train_end(self, logs: Mapping[str, float] | None = None) -> None:  # noqa: ARG002  (of Keras)
-        """Removes the bar."""
+    def close(self) -> None:
+        """Removes the bar; to be called however the training ended."""
         self.bar.close()
+
+
+class EndDiverged(keras.callbacks.Callback):
+    """Ends a run whose loss is no number any more: nothing can come of it.
+
+    Args:
+        name: what is trained.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Looks at the loss of the epoch.
+
+        Raises:
+            DivergedError: if it is not finite.
+        """
+        if not math.isfinite(logs["loss"]):
+            raise DivergedError(self.name, logs["loss"], epoch + 1)

@@ -23,6 +23,7 @@ import yaml
 
 from stages.lib.errors import UserError
 from stages.lib.storage.files import read_arrays, read_json
+from stages.lib.training.divergence import DivergedError
 
 FOLDER = Path(".dvc/tmp/search")
 """Holds the clones of the trials that run; ignored by Git and DVC."""
@@ -206,8 +207,8 @@ def read_failure(clone: Path) -> str:
 
 
 def is_diverged(failure: str) -> bool:
-    """Tells whether a training failed for its own parameters, as `stages.lib.training.progress` says."""
-    return ": the loss became " in failure
+    """Tells whether a training failed for its own parameters."""
+    return DivergedError.SIGN in failure
 
 
 def find_experiment(repository: Repository, clone: Path) -> str:
