@@ -94,12 +94,12 @@ def read_pruned_kernels(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def wrap_for_pruning(
-    model: keras.Model, schedules: Mapping[str, Any], policy: str, seed: int, step: Callable[[], tf.Tensor]
+    model: keras.Model, schedules: Mapping[str, Any], recipe: Recipe, step: Callable[[], tf.Tensor]
 ) -> keras.Model:
-    """Builds a copy of a float32 model that computes under `policy`, and whose kernels are pruned as it trains.
+    """Builds a copy of a float32 model that computes as `recipe` says, and whose kernels are pruned as it trains.
 
-    A layer is pruned by its schedule; one without a schedule is not. What dropout drops depends on `seed`, the layer
-    and the number of the step, which `step` returns.
+    A layer is pruned by its schedule; one without a schedule is not. What dropout drops depends on the recipe's seed,
+    the layer and the number of the step, which `step` returns.
 
     tensorflow-model-optimization masks the stored weights inside the forward pass. There Keras hands out bfloat16
     copies of them, which it would write back: every step would round what is stored. So it is given the float32
@@ -110,8 +110,9 @@ def wrap_for_pruning(
 
     def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.Dropout):
-            return StatelessDropout(layer.rate, seed + position[layer.name], step, name=layer.name, dtype=policy)
-        policy_of_layer = "float32" if layer.name == last else policy
+            seed = recipe.seed + position[layer.name]
+            return StatelessDropout(layer.rate, seed, step, name=layer.name, dtype=recipe.policy)
+        policy_of_layer = "float32" if layer.name == last else recipe.policy
         copy = type(layer).from_config(layer.get_config() | {"dtype": policy_of_layer})
         if layer.name not in schedules:
             return copy
@@ -139,15 +140,10 @@ def prune_model(
     train_set: tuple[np.ndarray, np.ndarray],
     checkpoint: Checkpoint,
 ) -> None:
-    """Prunes and fine-tunes a float32 model in place, from where `checkpoint` left it.
+    """Prunes and fine-tunes a float32 model in place on (images, labels), from where `checkpoint` left it.
 
-    Args:
-        model: the model.
-        sparsities: the share of zeros of each layer whose kernel is pruned; it rises from the one that it has.
-        prune: how the shares rise.
-        recipe: how the model is fine-tuned.
-        train_set: (N, size, size) uint8 images and (N,) labels.
-        checkpoint: of this run.
+    `sparsities` holds the share of zeros of each layer whose kernel is pruned; it rises from the one that it has, as
+    `prune` says. `recipe` says how the model is fine-tuned.
     """
     total_steps = recipe.train.epochs * count_steps(len(train_set[0]), recipe.train.batch_size)
     schedules = {
@@ -157,11 +153,11 @@ def prune_model(
         for name, kernel in read_pruned_kernels(model).items()
     }
     wrapped = fit_model(
-        build=lambda step: wrap_for_pruning(model, schedules, recipe.policy, recipe.seed, step),
+        build=lambda step: wrap_for_pruning(model, schedules, recipe, step),
         recipe=recipe,
         train_set=train_set,
         checkpoint=checkpoint,
-        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],  # it comes first, so that all others see masked weights
+        callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],  # comes before all others: they see masked weights
     )
     for layer, trained in zip(model.layers, wrapped.layers, strict=True):
         layer.set_weights(trained.get_weights())  # a wrapper's are those of the layer in it
@@ -213,7 +209,7 @@ class Step:
 
 
 def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe) -> list[Step]:
-    """Lists the steps of the ladder; `recipe` is that of the training, but for what `prune` says.
+    """Lists the steps of the ladder; they follow `recipe`, that of the training, but for what `prune` says.
 
     The checkpoint of a step belongs to that one and all before it, from which it starts.
     """
@@ -222,12 +218,8 @@ def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, reci
     steps = []
     ladder = zip(prune.sparsities, prune.epochs, prune.learning_rate, strict=True)
     for number, (sparsity, epochs, learning_rate) in enumerate(ladder, start=1):
-        changes = {
-            "epochs": epochs,
-            "clean_epochs": prune.clean_epochs,
-            "batch_size": prune.batch_size,
-            "learning_rate": learning_rate,
-        }
+        changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
+        changes |= {"clean_epochs": prune.clean_epochs, "batch_size": prune.batch_size}
         # Another seed for each: the batches of the training, whose seed is that of `recipe`, would come again.
         fine_tuning = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
         decided += [sparsity, fine_tuning]
@@ -266,8 +258,7 @@ def main() -> None:
         }
         write_json(folder / "metrics.json", metrics)
         write_csv(folder / "layers.csv", zeros)
-        accuracies = f"{metrics['val_accuracy']:.4f}, dense {dense['val_accuracy']:.4f}"
-        print(f"{folder}: validation accuracy {accuracies}")
+        print(f"{folder}: validation accuracy {metrics['val_accuracy']:.4f}, dense {dense['val_accuracy']:.4f}")
     for step in steps:  # only now: DVC removes the outputs of a stage before it starts it again
         step.checkpoint.remove()
 

@@ -104,13 +104,9 @@ def list_rungs(
     for number, share in enumerate(shrink.macs_shares, start=1):
         smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
         layers = list_layers(image_size_px, num_classes, **smaller)
-        changes: dict[str, Any] = {
-            "epochs": shrink.epochs,
-            "clean_epochs": shrink.clean_epochs,
-            "learning_rate": shrink.learning_rate,
-        }
-        if filters == "scratch":
-            changes = {"epochs": recipe.train.epochs + number * shrink.epochs}
+        changes: dict[str, Any] = {"epochs": recipe.train.epochs + number * shrink.epochs}
+        if filters != "scratch":
+            changes = shrink.model_dump(include={"epochs", "clean_epochs", "learning_rate"})
         of_rung = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
         decided += [layers, of_rung]
         variant = Variant("shrink", filters, share)

@@ -27,17 +27,8 @@ CHECKPOINTS = Path("data/checkpoints")
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "h5py")
 
 
-CODE_WITHOUT_EFFECT = ("stages.lib.errors", "stages.lib.params", "stages.lib.running")
-"""Modules and packages whose code cannot change the bytes of a run: what they check is among the choices."""
-
-
-def has_effect(module: str) -> bool:
-    """Tells whether the code of a module can change the bytes of a run.
-
-    >>> has_effect("stages.lib.params.load"), has_effect("stages.lib.training.loop")
-    (False, True)
-    """
-    return not any(module == name or module.startswith(f"{name}.") for name in CODE_WITHOUT_EFFECT)
+CODE_WITHOUT_EFFECT = ("stages.lib.errors", "stages.lib.params.", "stages.lib.running.")
+"""Starts of the names of modules that cannot change the bytes of a run: what they check is among the choices."""
 
 
 def locate_checkpoint(variant: Variant) -> Path:
@@ -52,12 +43,11 @@ def compute_fingerprint(choices: Sequence[Any], data: Sequence[Path]) -> str:
     they are read; the code of every module of this project that is loaded, but for that in `CODE_WITHOUT_EFFECT`; the
     versions of Python and of the packages that compute.
     """
-    modules = [module for name, module in sys.modules.items() if name.startswith("stages.") and has_effect(name)]
-    code = {getattr(module, "__file__", None) for module in [*modules, sys.modules["__main__"]]}
-    files = [*data, *sorted(Path(name) for name in code if name)]
+    names = [name for name in sys.modules if name.startswith("stages.") and not name.startswith(CODE_WITHOUT_EFFECT)]
+    code = {getattr(sys.modules[name], "__file__", None) for name in [*names, "__main__"]}
     parts = {
         "choices": choices,
-        "files": [compute_sha256(path) for path in files],
+        "files": [compute_sha256(path) for path in [*data, *sorted(Path(name) for name in code if name)]],
         "versions": [platform.python_version(), *map(version, PACKAGES)],
     }
     return hashlib.sha256(json.dumps(parts, default=_to_plain).encode()).hexdigest()
@@ -69,17 +59,12 @@ def _to_plain(value: Any) -> dict[str, Any]:
 
 
 def list_variables(model: keras.Model) -> list[Any]:
-    """Lists all that changes while a compiled model trains: weights, statistics, moments, the number of the step."""
-    return [*model.variables, *model.optimizer.variables]
+    """Lists all that changes while a compiled model trains: weights, statistics, moments, the number of the step.
 
-
-def read_values(variables: Sequence[Any]) -> list[np.ndarray]:
-    """Reads the values of variables.
-
-    Every worker has to call this at the same point: each has its own statistics of batch normalization, and reading one
-    asks all workers for their mean, and waits until they have answered.
+    All workers have to read them at the same point: where the value of one is the mean over the workers, as statistics
+    of batch normalization are, each waits until all have asked for it.
     """
-    return [variable.numpy() for variable in variables]
+    return [*model.variables, *model.optimizer.variables]
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -121,10 +106,10 @@ class Checkpoint(keras.callbacks.Callback):
         with model.distribute_strategy.scope():
             model.optimizer.build(model.trainable_variables)
         variables = list_variables(model)
-        values = read_values(variables)
+        values = [variable.numpy() for variable in variables]
         stored = self._read(len(variables)) if self.is_chief else None
-        strategy = model.distribute_strategy
-        (epoch, *values) = broadcast_from_chief(strategy, [np.array(self.epoch, np.float32), *(stored or values)])
+        of_chief = [np.array(self.epoch, np.float32), *(stored or values)]
+        epoch, *values = broadcast_from_chief(model.distribute_strategy, of_chief)
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
         self.epoch = int(epoch)
@@ -158,14 +143,9 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:  # noqa: ARG002  (of Keras)
         """Replaces the checkpoint."""
-        values = read_values(list_variables(self.model))  # on every worker, though only the chief writes them
+        values = [variable.numpy() for variable in list_variables(self.model)]  # by all workers, though one writes
         self.epoch = epoch + 1
-        state = {
-            "fingerprint": self.fingerprint,
-            "epoch": self.epoch,
-            "seconds": self.seconds,
-            "rows": self.rows,
-        }
+        state = {"fingerprint": self.fingerprint, "epoch": epoch + 1, "seconds": self.seconds, "rows": self.rows}
         if self.is_chief:
             arrays = {str(index): value for index, value in enumerate(values)}
             write_arrays(self.path, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)

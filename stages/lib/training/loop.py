@@ -102,13 +102,9 @@ def build_compiled_model(
     total_steps: int,
     strategy: tf.distribute.Strategy,
 ) -> keras.Model:
-    """Builds a model as it is trained, by every worker of `strategy` alike.
+    """Builds a model as it is trained in `total_steps` updates, by every worker of `strategy` alike.
 
-    Args:
-        build: builds the model; it is given a function that returns the number of the step, for dropout.
-        train: optimizer, schedule and loss.
-        total_steps: number of updates in the whole run.
-        strategy: the workers that train together.
+    `build` builds it before that; it is given a function that returns the number of the step, for dropout.
     """
     with strategy.scope():
         optimizer = build_optimizer(train, total_steps)
@@ -201,20 +197,10 @@ def train_model(
     cluster: Cluster = ALONE,
     initial_weights: Sequence[np.ndarray] | None = None,
 ) -> keras.Model:
-    """Trains the network of `layers` and writes its learning curves; see `fit_model`.
+    """Trains the network of `layers`, and writes its learning curves to `history_path`, as CSV.
 
-    Args:
-        layers: of the network, from `stages.lib.network.architecture.list_layers`.
-        recipe: see `fit_model`, as for the following.
-        train_set: see there.
-        val_set: for the learning curves.
-        history_path: of the CSV file of the learning curves.
-        checkpoint: see there.
-        cluster: see there.
-        initial_weights: to start from, in the order of Keras's `get_weights`; random ones without.
-
-    Returns:
-        The model in float32, whatever it was trained in.
+    It starts from `initial_weights`, in the order of Keras's `get_weights`; from random ones without. The other
+    arguments and the errors are those of `fit_model`. The returned model is float32, whatever it was trained in.
     """
 
     def build(step: Callable[[], tf.Tensor]) -> keras.Model:
@@ -224,15 +210,7 @@ def train_model(
         return model
 
     history = History(history_path, checkpoint.rows, cluster.is_chief)
-    model = fit_model(
-        build=build,
-        recipe=recipe,
-        train_set=train_set,
-        checkpoint=checkpoint,
-        callbacks=[history],
-        val_set=val_set,
-        cluster=cluster,
-    )
+    model = fit_model(build, recipe, train_set, checkpoint, callbacks=[history], val_set=val_set, cluster=cluster)
     float32_model = build_model(layers, recipe.seed)
     float32_model.set_weights(model.get_weights())
     return float32_model
