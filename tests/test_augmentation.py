@@ -4,28 +4,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import augmentation
 
 from stages.lib.network.keras2 import tf
-from stages.lib.training import augmentation
+from stages.lib.params.sections import AugmentationParams
+from stages.lib.training import augmentation as module
 from stages.lib.training.augmentation import (
     MEAN_PIXEL,
     affine_transforms,
     apply_transforms,
     augment,
     erase_squares,
+    keep_mirroring,
     shift_whole_pixels,
 )
 
 IMAGE = np.arange(16, dtype=np.float32).reshape(4, 4)
-NOTHING: dict[str, Any] = {
-    "rotation_degrees": 0.0,
-    "shift_fraction": 0.0,
-    "zoom_fraction": 0.0,
-    "shift_px": 0,
-    "erase_px": 0,
-    "horizontal_flip": False,
-}
-EVERYTHING: dict[str, Any] = {
+STRONG: dict[str, Any] = {
     "rotation_degrees": 30.0,
     "shift_fraction": 0.2,
     "zoom_fraction": 0.3,
@@ -33,7 +28,8 @@ EVERYTHING: dict[str, Any] = {
     "erase_px": 2,
     "horizontal_flip": True,
 }
-EACH = [NOTHING | {key: value} for key, value in EVERYTHING.items()]
+EVERYTHING = augmentation(**STRONG)
+EACH = [augmentation(**{key: value}) for key, value in STRONG.items()]
 SEED = (3, 5)
 
 
@@ -46,14 +42,10 @@ def transform(images: np.ndarray, **changes: float) -> np.ndarray:
     return np.asarray(apply_transforms(tf.constant(images[..., np.newaxis]), matrices))[..., 0]
 
 
-def shown(**changes: float) -> list[list[float]]:
-    """Transforms the 4 x 4 image 0, 1, ..., 15; rounds away what sine and cosine leave."""
-    rows: list[list[float]] = transform(IMAGE[np.newaxis], **changes)[0].astype(np.float64).round(4).tolist()
-    return rows
-
-
-def augmented(images: np.ndarray, seed: tuple[int, int] = SEED, **limits: Any) -> np.ndarray:
-    return np.asarray(augment(tf.constant(images), tf.constant(seed, tf.int64), **limits))
+def augmented(
+    images: np.ndarray, limits: AugmentationParams, seed: tuple[int, int] = SEED, mirrored: Any = None
+) -> np.ndarray:
+    return np.asarray(augment(tf.constant(images), tf.constant(seed, tf.int64), limits, mirrored))
 
 
 def drawn(monkeypatch: pytest.MonkeyPatch, num_images: int = 2000, size: int = 4, **limits: Any) -> np.ndarray:
@@ -64,8 +56,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch, num_images: int = 2000, size: int = 4
         matrices.append(transforms)
         return x
 
-    monkeypatch.setattr(augmentation, "apply_transforms", keep_matrices)
-    augmented(np.zeros((num_images, size, size, 1), np.float32), **limits)
+    monkeypatch.setattr(module, "apply_transforms", keep_matrices)
+    augmented(np.zeros((num_images, size, size, 1), np.float32), augmentation(**limits))
     return np.asarray(matrices[0])
 
 
@@ -77,88 +69,34 @@ def x() -> np.ndarray:
 # One transform, by hand
 
 
-def test_neutral_values_change_nothing() -> None:
-    assert shown() == IMAGE.tolist()
-
-
-def test_a_shift_in_x_shows_what_lay_to_the_right_and_repeats_the_border() -> None:
-    assert shown(shift_x=1) == [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11], [13, 14, 15, 15]]
-
-
-def test_a_shift_in_y_shows_what_lay_below_and_repeats_the_border() -> None:
-    assert shown(shift_y=1) == [[4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [12, 13, 14, 15]]
-
-
-def test_a_negative_shift_goes_the_other_way() -> None:
-    assert shown(shift_x=-2, shift_y=-1) == [[0, 0, 0, 1], [0, 0, 0, 1], [4, 4, 4, 5], [8, 8, 8, 9]]
-
-
-def test_half_a_pixel_shows_the_mean_of_two() -> None:
-    assert shown(shift_x=0.5)[0] == [0.5, 1.5, 2.5, 3]
-
-
-def test_a_shift_by_the_whole_side_shows_the_border_only() -> None:
-    assert shown(shift_x=4) == [[3, 3, 3, 3], [7, 7, 7, 7], [11, 11, 11, 11], [15, 15, 15, 15]]
-
-
-def test_a_mirrored_image_has_left_and_right_exchanged() -> None:
-    assert shown(mirrored=True) == [[3, 2, 1, 0], [7, 6, 5, 4], [11, 10, 9, 8], [15, 14, 13, 12]]
-
-
-def test_a_quarter_turn_brings_the_right_column_to_the_top() -> None:
-    assert shown(rotation=math.pi / 2) == [[3, 7, 11, 15], [2, 6, 10, 14], [1, 5, 9, 13], [0, 4, 8, 12]]
-
-
-def test_a_half_turn_reverses_the_image() -> None:
-    assert shown(rotation=math.pi) == [[15, 14, 13, 12], [11, 10, 9, 8], [7, 6, 5, 4], [3, 2, 1, 0]]
-
-
-def test_a_zoom_below_one_enlarges_the_middle() -> None:
-    assert shown(zoom_x=0.5, zoom_y=0.5) == [
-        [3.75, 4.25, 4.75, 5.25],
-        [5.75, 6.25, 6.75, 7.25],
-        [7.75, 8.25, 8.75, 9.25],
-        [9.75, 10.25, 10.75, 11.25],
-    ]
-
-
-def test_a_zoom_in_x_leaves_the_rows_where_they_are() -> None:
-    assert shown(zoom_x=1 / 3) == [
-        [1, 1.3333, 1.6667, 2],
-        [5, 5.3333, 5.6667, 6],
-        [9, 9.3333, 9.6667, 10],
-        [13, 13.3333, 13.6667, 14],
-    ]
-
-
-def test_a_zoom_above_one_shows_the_border_around_the_image() -> None:
-    assert shown(zoom_x=3)[0] == [0, 0, 3, 3]
-
-
-def test_an_odd_side_turns_about_its_middle_pixel() -> None:
-    image = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
-
-    assert transform(image, rotation=math.pi / 2)[0].round(4).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
-
-
-def test_an_image_is_mirrored_before_it_is_turned() -> None:
-    turned = np.rot90(IMAGE)
-
-    assert shown(rotation=math.pi / 2, mirrored=True) == turned[:, ::-1].tolist()
-
-
-def test_an_image_is_zoomed_before_it_is_turned() -> None:
-    right_column_from_row_1_to_row_2 = [7, 8.3333, 9.6667, 11]
-
-    assert shown(rotation=math.pi / 2, zoom_x=1 / 3)[0] == right_column_from_row_1_to_row_2
-
-
-def test_a_shift_is_not_turned() -> None:
-    assert shown(rotation=math.pi, shift_x=1) == [[15, 15, 14, 13], [11, 11, 10, 9], [7, 7, 6, 5], [3, 3, 2, 1]]
-
-
-def test_mirroring_twice_changes_nothing(x: np.ndarray) -> None:
-    np.testing.assert_array_equal(transform(transform(x[..., 0], mirrored=True), mirrored=True), x[..., 0])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, IMAGE.tolist()),
+        # A shift shows what lay to the right, or below, and repeats the border.
+        ({"shift_x": 1}, [[1, 2, 3, 3], [5, 6, 7, 7], [9, 10, 11, 11], [13, 14, 15, 15]]),
+        ({"shift_y": 1}, [[4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15], [12, 13, 14, 15]]),
+        ({"shift_x": -2, "shift_y": -1}, [[0, 0, 0, 1], [0, 0, 0, 1], [4, 4, 4, 5], [8, 8, 8, 9]]),
+        ({"shift_x": 4}, [[3, 3, 3, 3], [7, 7, 7, 7], [11, 11, 11, 11], [15, 15, 15, 15]]),
+        ({"shift_x": 0.5}, (IMAGE + np.array([0.5, 0.5, 0.5, 0])).tolist()),
+        ({"mirrored": True}, IMAGE[:, ::-1].tolist()),
+        ({"rotation": math.pi / 2}, [[3, 7, 11, 15], [2, 6, 10, 14], [1, 5, 9, 13], [0, 4, 8, 12]]),
+        ({"rotation": math.pi}, IMAGE[::-1, ::-1].tolist()),
+        # A zoom below 1 enlarges the middle, one above 1 shows the border around the image.
+        ({"zoom_x": 0.5, "zoom_y": 0.5}, [[3.75 + 2 * row + column / 2 for column in range(4)] for row in range(4)]),
+        ({"zoom_x": 3}, [[row, row, row + 3, row + 3] for row in (0, 4, 8, 12)]),
+        # Mirror, then zoom, then turn, then shift.
+        ({"rotation": math.pi / 2, "mirrored": True}, np.rot90(IMAGE)[:, ::-1].tolist()),
+        (
+            {"rotation": math.pi / 2, "zoom_x": 1 / 3},
+            [[7 - i + 4 * j / 3 for j in range(4)] for i in range(4)],
+        ),
+        ({"rotation": math.pi, "shift_x": 1}, [[15, 15, 14, 13], [11, 11, 10, 9], [7, 7, 6, 5], [3, 3, 2, 1]]),
+    ],
+    ids=str,
+)
+def test_a_transform_of_16_numbers_is_that_by_hand(changes: dict[str, float], expected: list[list[float]]) -> None:
+    np.testing.assert_allclose(transform(IMAGE[np.newaxis], **changes)[0], expected, atol=1e-4)
 
 
 def test_a_transform_agrees_with_sampling_pixel_by_pixel() -> None:
@@ -184,26 +122,30 @@ def test_a_transform_agrees_with_sampling_pixel_by_pixel() -> None:
 # Random transforms: what stays
 
 
-def test_zero_strength_is_the_identity(x: np.ndarray) -> None:
-    np.testing.assert_array_equal(augmented(x, **NOTHING), x)
+def test_zero_strength_is_the_identity_whichever_images_may_be_mirrored(x: np.ndarray) -> None:
+    for mirrored in (None, tf.ones([len(x)], tf.bool)):
+        np.testing.assert_array_equal(augmented(x, augmentation(), mirrored=mirrored), x)
+
+
+def test_only_the_mirroring_is_kept() -> None:
+    assert keep_mirroring(EVERYTHING) == augmentation(horizontal_flip=True)
+    assert keep_mirroring(augmentation(shift_px=2)) == augmentation()
 
 
 @pytest.mark.parametrize("limits", [*EACH, EVERYTHING])
-def test_shape_dtype_and_range_stay(x: np.ndarray, limits: dict[str, Any]) -> None:
-    found = augmented(x, **limits)
+def test_any_strength_changes_images_but_not_their_shape_dtype_and_range(
+    x: np.ndarray, limits: AugmentationParams
+) -> None:
+    found = augmented(x, limits)
 
+    assert not np.array_equal(found, x)
     assert (found.shape, found.dtype) == (x.shape, np.dtype(np.float32))
     assert x.min() - 1e-6 <= found.min()
     assert found.max() <= x.max() + 1e-6
 
 
-@pytest.mark.parametrize("limits", [*EACH, EVERYTHING])
-def test_any_strength_changes_images(x: np.ndarray, limits: dict[str, Any]) -> None:
-    assert not np.array_equal(augmented(x, **limits), x)
-
-
 def test_a_flip_leaves_each_image_as_it_is_or_mirrors_it_exactly(x: np.ndarray) -> None:
-    found = augmented(x, **NOTHING | {"horizontal_flip": True})
+    found = augmented(x, augmentation(horizontal_flip=True))
 
     is_mirrored = [np.array_equal(after, before[:, ::-1]) for before, after in zip(x, found, strict=True)]
     is_same = [np.array_equal(after, before) for before, after in zip(x, found, strict=True)]
@@ -214,17 +156,15 @@ def test_a_flip_leaves_each_image_as_it_is_or_mirrors_it_exactly(x: np.ndarray) 
 def test_the_images_to_mirror_can_be_given(x: np.ndarray) -> None:
     mirrored = np.arange(len(x)) % 3 == 0
 
-    found = augmented(x, **NOTHING | {"horizontal_flip": True}, mirrored=tf.constant(mirrored))
+    found = augmented(x, augmentation(horizontal_flip=True), mirrored=tf.constant(mirrored))
 
     np.testing.assert_array_equal(found, np.where(mirrored[:, None, None, None], x[:, :, ::-1], x))
 
 
 def test_images_to_mirror_are_left_alone_where_flips_are_off(x: np.ndarray) -> None:
-    mirrored = tf.ones([len(x)], tf.bool)
+    turned = augmentation(rotation_degrees=30.0)
 
-    assert augmented(x, **NOTHING, mirrored=mirrored).tobytes() == x.tobytes()
-    turned = NOTHING | {"rotation_degrees": 30.0}
-    assert augmented(x, **turned, mirrored=mirrored).tobytes() == augmented(x, **turned).tobytes()
+    assert augmented(x, turned, mirrored=tf.ones([len(x)], tf.bool)).tobytes() == augmented(x, turned).tobytes()
 
 
 @pytest.mark.parametrize(
@@ -266,7 +206,7 @@ def test_shifts_by_whole_pixels_are_uniform_within_their_limit() -> None:
     middle = np.zeros((2000, 9, 9, 1), np.float32)
     middle[:, 4, 4] = 1
 
-    rows, columns = np.nonzero(augmented(middle, **NOTHING | {"shift_px": 2})[..., 0])[1:]
+    rows, columns = np.nonzero(augmented(middle, augmentation(shift_px=2))[..., 0])[1:]
 
     for places in (rows, columns):
         assert sorted(set(places)) == [2, 3, 4, 5, 6]
@@ -275,7 +215,7 @@ def test_shifts_by_whole_pixels_are_uniform_within_their_limit() -> None:
 
 
 def test_erased_squares_lie_anywhere_in_the_image() -> None:
-    erased = augmented(np.zeros((2000, 6, 6, 1), np.float32), **NOTHING | {"erase_px": 1})[..., 0] > 0
+    erased = augmented(np.zeros((2000, 6, 6, 1), np.float32), augmentation(erase_px=1))[..., 0] > 0
 
     assert (erased.sum(axis=(1, 2)) == 1).all()
     counts = erased.sum(axis=0)
@@ -289,36 +229,36 @@ def test_the_mean_pixel_is_that_of_the_dataset() -> None:
 
 def test_the_size_of_the_batch_may_be_unknown(x: np.ndarray) -> None:
     def run(images: tf.Tensor) -> tf.Tensor:
-        return augment(images, tf.constant(SEED, tf.int64), **EVERYTHING)
+        return augment(images, tf.constant(SEED, tf.int64), EVERYTHING)
 
     traced = tf.function(run, input_signature=[tf.TensorSpec([None, 6, 6, 1], tf.float32)])
 
-    np.testing.assert_allclose(np.asarray(traced(x)), augmented(x, **EVERYTHING), atol=1e-5)
+    np.testing.assert_allclose(np.asarray(traced(x)), augmented(x, EVERYTHING), atol=1e-5)
 
 
 # Random transforms: the seed
 
 
 @pytest.mark.parametrize("limits", EACH)
-def test_one_seed_gives_the_same_bytes_whatever_ran_before(x: np.ndarray, limits: dict[str, Any]) -> None:
-    before = augmented(x, **limits)
-    augmented(x, seed=(1, 2), **limits)
+def test_one_seed_gives_the_same_bytes_whatever_ran_before(x: np.ndarray, limits: AugmentationParams) -> None:
+    before = augmented(x, limits)
+    augmented(x, limits, seed=(1, 2))
     tf.random.uniform([3])
 
-    assert augmented(x, **limits).tobytes() == before.tobytes()
+    assert augmented(x, limits).tobytes() == before.tobytes()
 
 
 @pytest.mark.parametrize("seed", [(3, 6), (4, 5), (5, 3)])
 @pytest.mark.parametrize("limits", EACH)
-def test_another_seed_gives_other_images(x: np.ndarray, limits: dict[str, Any], seed: tuple[int, int]) -> None:
-    assert not np.array_equal(augmented(x, **limits), augmented(x, seed=seed, **limits))
+def test_another_seed_gives_other_images(x: np.ndarray, limits: AugmentationParams, seed: tuple[int, int]) -> None:
+    assert not np.array_equal(augmented(x, limits), augmented(x, limits, seed=seed))
 
 
 @pytest.mark.parametrize("limits", [EACH[0], EACH[1], EACH[2]])
-def test_equal_images_of_a_batch_are_drawn_apart(limits: dict[str, Any]) -> None:
+def test_equal_images_of_a_batch_are_drawn_apart(limits: AugmentationParams) -> None:
     images = np.tile(IMAGE[np.newaxis, ..., np.newaxis], (5, 1, 1, 1))
 
-    assert len({image.tobytes() for image in augmented(images, **limits)}) == 5
+    assert len({image.tobytes() for image in augmented(images, limits)}) == 5
 
 
 # Random transforms: the limits
@@ -335,7 +275,7 @@ def assert_uniform(values: np.ndarray, low: float, high: float) -> None:
 
 
 def test_rotation_is_uniform_within_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrices = drawn(monkeypatch, **NOTHING | {"rotation_degrees": 30.0})
+    matrices = drawn(monkeypatch, rotation_degrees=30.0)
 
     assert_uniform(np.degrees(np.arctan2(matrices[:, 3], matrices[:, 0])), -30, 30)
     np.testing.assert_allclose(np.hypot(matrices[:, 0], matrices[:, 3]), 1, atol=1e-5)  # no zoom
@@ -343,7 +283,7 @@ def test_rotation_is_uniform_within_its_limit(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("column", [2, 5], ids=["x", "y"])
 def test_a_shift_is_uniform_within_its_share_of_the_side(monkeypatch: pytest.MonkeyPatch, column: int) -> None:
-    matrices = drawn(monkeypatch, size=10, **NOTHING | {"shift_fraction": 0.2})
+    matrices = drawn(monkeypatch, size=10, shift_fraction=0.2)
 
     assert_uniform(matrices[:, column], -2, 2)
     np.testing.assert_array_equal(matrices[:, [0, 1, 3, 4]], np.tile([[1, 0, 0, 1]], (2000, 1)))
@@ -351,31 +291,28 @@ def test_a_shift_is_uniform_within_its_share_of_the_side(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("column", [0, 4], ids=["x", "y"])
 def test_a_zoom_is_uniform_within_its_limits(monkeypatch: pytest.MonkeyPatch, column: int) -> None:
-    matrices = drawn(monkeypatch, **NOTHING | {"zoom_fraction": 0.3})
+    matrices = drawn(monkeypatch, zoom_fraction=0.3)
 
     assert_uniform(matrices[:, column], 0.7, 1.3)
     np.testing.assert_array_equal(matrices[:, [1, 3]], 0)
 
 
-def test_half_of_the_images_are_mirrored(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrices = drawn(monkeypatch, **NOTHING | {"zoom_fraction": 1e-9, "horizontal_flip": True})
+@pytest.mark.parametrize("horizontal_flip", [True, False])
+def test_half_of_the_images_are_mirrored_and_none_where_flips_are_off(
+    monkeypatch: pytest.MonkeyPatch, horizontal_flip: bool
+) -> None:
+    matrices = drawn(monkeypatch, zoom_fraction=1e-9, horizontal_flip=horizontal_flip)
 
-    assert set(matrices[:, 0].tolist()) == {-1, 1}
-    assert abs(matrices[:, 0].mean()) < 0.12  # 5 sigma of 2,000 draws
+    assert set(matrices[:, 0].tolist()) == ({-1, 1} if horizontal_flip else {1})
+    assert not horizontal_flip or abs(matrices[:, 0].mean()) < 0.12  # 5 sigma of 2,000 draws
     assert set(matrices[:, 4].tolist()) == {1}
 
 
-def test_no_image_is_mirrored_where_flips_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrices = drawn(monkeypatch, **NOTHING | {"shift_fraction": 0.2})
-
-    assert set(matrices[:, 0].tolist()) == {1}
-
-
 def test_the_draws_of_one_image_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    matrices = drawn(monkeypatch, size=10, **NOTHING | {"shift_fraction": 0.2, "zoom_fraction": 0.3})
+    matrices = drawn(monkeypatch, size=10, shift_fraction=0.2, zoom_fraction=0.3)
     zoom_x, zoom_y = matrices[:, 0], matrices[:, 4]
     shift_x, shift_y = matrices[:, 2] - 4.5 * (1 - zoom_x), matrices[:, 5] - 4.5 * (1 - zoom_y)
-    turned = drawn(monkeypatch, **NOTHING | {"rotation_degrees": 30.0, "horizontal_flip": True})
+    turned = drawn(monkeypatch, rotation_degrees=30.0, horizontal_flip=True)
     is_mirrored = turned[:, 4] * turned[:, 0] < 0
 
     draws = [zoom_x, zoom_y, shift_x, shift_y, turned[:, 1], is_mirrored]

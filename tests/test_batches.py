@@ -2,27 +2,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import augmentation
+from tiny import NONE, make_recipe
 
 from stages.lib.network.keras2 import tf
+from stages.lib.params.sections import AugmentationParams
 from stages.lib.training.batches import count_steps, training_batches, validation_batches
+from stages.lib.training.cluster import ALONE, Cluster
 
 NUM_IMAGES = 10
-NOTHING: dict[str, Any] = {
-    "rotation_degrees": 0.0,
-    "shift_fraction": 0.0,
-    "zoom_fraction": 0.0,
-    "shift_px": 0,
-    "erase_px": 0,
-    "horizontal_flip": False,
-}
-SOMETHING: dict[str, Any] = {
-    "rotation_degrees": 8.0,
-    "shift_fraction": 0.2,
-    "zoom_fraction": 0.2,
-    "shift_px": 1,
-    "erase_px": 2,
-    "horizontal_flip": True,
-}
+SOMETHING = augmentation(
+    rotation_degrees=8.0, shift_fraction=0.2, zoom_fraction=0.2, shift_px=1, erase_px=2, horizontal_flip=True
+)
+FLIP = augmentation(horizontal_flip=True)
 LABELS = np.arange(NUM_IMAGES, dtype=np.uint8) % 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 4, 4), np.uint8)
 IMAGES[:, 0, 0] = np.arange(NUM_IMAGES)  # the first pixel tells which image it is
@@ -30,10 +22,16 @@ IMAGES[:, 0, 0] = np.arange(NUM_IMAGES)  # the first pixel tells which image it 
 Batches = list[tuple[np.ndarray, np.ndarray]]
 
 
-def run(**changes: Any) -> Batches:
+def run(
+    limits: AugmentationParams = NONE,
+    num_images: int = NUM_IMAGES,
+    first_epoch: int = 0,
+    cluster: Cluster = ALONE,
+    **changes: Any,
+) -> Batches:
     """Returns the batches of a run, by default two epochs of batches of 4 without augmentation."""
-    arguments: dict[str, Any] = {"batch_size": 4, "epochs": 2, "clean_epochs": 0, "seed": 1} | NOTHING
-    batches = training_batches(IMAGES, LABELS, num_classes=3, **arguments | changes)
+    recipe = make_recipe(limits=limits, **{"batch_size": 4, "seed": 1} | changes)
+    batches = training_batches(IMAGES[:num_images], LABELS[:num_images], 3, recipe, first_epoch, cluster)
     return [(np.asarray(x), np.asarray(y)) for x, y in batches]
 
 
@@ -43,13 +41,6 @@ def read_order(batches: Batches) -> list[int]:
 
 def as_bytes(batches: Batches) -> list[bytes]:
     return [x.tobytes() + y.tobytes() for x, y in batches]
-
-
-@pytest.mark.parametrize(
-    ("num_images", "batch_size", "steps"), [(1, 1, 1), (1, 9, 1), (8, 4, 2), (9, 4, 3), (48_000, 256, 188)]
-)
-def test_steps_are_counted_with_the_smaller_last_batch(num_images: int, batch_size: int, steps: int) -> None:
-    assert count_steps(num_images, batch_size) == steps
 
 
 @pytest.mark.parametrize(
@@ -86,66 +77,44 @@ def test_the_order_differs_between_epochs() -> None:
     assert order[:NUM_IMAGES] != list(range(NUM_IMAGES))
 
 
-def test_batches_are_the_same_when_built_twice() -> None:
-    assert as_bytes(run(**SOMETHING)) == as_bytes(run(**SOMETHING))
-
-
-def test_batches_do_not_depend_on_the_global_seed(request: pytest.FixtureRequest) -> None:
+def test_batches_are_the_same_when_built_or_read_again_whatever_the_global_seed(
+    request: pytest.FixtureRequest,
+) -> None:
     request.addfinalizer(lambda: tf.random.set_seed(None))
-    by_global_seed = []
+    batches = training_batches(IMAGES, LABELS, 3, make_recipe(1, limits=SOMETHING, batch_size=4))
+    seen = []
     for global_seed in (1, 2):
         tf.random.set_seed(global_seed)
-        by_global_seed.append(as_bytes(run(**SOMETHING)))
+        seen += [as_bytes(run(SOMETHING)), as_bytes([(x.numpy(), y.numpy()) for x, y in batches])]
 
-    assert by_global_seed[0] == by_global_seed[1]
-
-
-def test_batches_are_the_same_when_read_twice() -> None:
-    batches = training_batches(
-        IMAGES, LABELS, num_classes=3, batch_size=4, epochs=2, clean_epochs=1, seed=1, **SOMETHING
-    )
-    first, second = ([x.numpy().tobytes() for x, _ in batches] for _ in range(2))
-
-    assert first == second
+    assert seen == [seen[0]] * 4
 
 
 def test_another_seed_gives_another_order() -> None:
     assert read_order(run(seed=1)) != read_order(run(seed=2))
 
 
-def test_another_seed_gives_other_augmented_images() -> None:
-    one_image = {"batch_size": 1, "epochs": 1} | SOMETHING
-    by_seed = []
-    for seed in (1, 2):
-        batches = training_batches(IMAGES[:1], LABELS[:1], num_classes=3, clean_epochs=0, seed=seed, **one_image)
-        by_seed.append(next(iter(batches))[0].numpy().tobytes())
+def test_an_image_is_augmented_anew_for_every_seed_and_epoch() -> None:
+    one, other = (as_bytes(run(SOMETHING, num_images=1, batch_size=1, epochs=4, seed=seed)) for seed in (1, 2))
 
-    assert by_seed[0] != by_seed[1]
+    assert len({*one, *other}) == 8
 
 
 def test_the_order_does_not_depend_on_the_augmentation() -> None:
     plain = [y.tolist() for _, y in run()]
 
-    assert [y.tolist() for _, y in run(**SOMETHING)] == plain
+    assert [y.tolist() for _, y in run(SOMETHING)] == plain
 
 
 def test_a_longer_run_begins_as_a_shorter_one() -> None:
-    assert as_bytes(run(epochs=3, **SOMETHING))[:6] == as_bytes(run(epochs=2, **SOMETHING))
-
-
-def test_an_image_is_augmented_anew_in_every_epoch() -> None:
-    batches = training_batches(
-        IMAGES[:1], LABELS[:1], num_classes=3, batch_size=1, epochs=4, clean_epochs=0, seed=1, **SOMETHING
-    )
-
-    assert len({x.numpy().tobytes() for x, _ in batches}) == 4
+    assert as_bytes(run(SOMETHING, epochs=3))[:6] == as_bytes(run(SOMETHING, epochs=2))
 
 
 @pytest.mark.parametrize(("clean_epochs", "num_augmented"), [(0, 9), (1, 6), (2, 3), (3, 0)])
 def test_the_last_epochs_see_the_images_as_they_are_but_mirrored(clean_epochs: int, num_augmented: int) -> None:
-    mirrored = as_bytes(run(epochs=3, horizontal_flip=True))
+    mirrored = as_bytes(run(FLIP, epochs=3))
 
-    batches = as_bytes(run(epochs=3, clean_epochs=clean_epochs, **SOMETHING))
+    batches = as_bytes(run(SOMETHING, epochs=3, clean_epochs=clean_epochs))
 
     assert [batch != same for batch, same in zip(batches, mirrored, strict=True)] == (
         [True] * num_augmented + [False] * (9 - num_augmented)
@@ -168,7 +137,7 @@ def both_ways(index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_image_is_mirrored_in_every_other_epoch() -> None:
-    batches = run(epochs=3, horizontal_flip=True)
+    batches = run(FLIP, epochs=3)
 
     first, second, third = (list_mirrored(batches[start : start + 3]) for start in (0, 3, 6))
 
@@ -180,16 +149,16 @@ def test_every_image_is_mirrored_in_every_other_epoch() -> None:
 
 @pytest.mark.parametrize("first_epoch", [0, 1, 2])
 def test_a_run_that_begins_later_goes_on_as_the_whole_run(first_epoch: int) -> None:
-    whole = as_bytes(run(epochs=3, clean_epochs=1, **SOMETHING))
+    whole = as_bytes(run(SOMETHING, epochs=3, clean_epochs=1))
 
-    assert as_bytes(run(epochs=3, clean_epochs=1, first_epoch=first_epoch, **SOMETHING)) == whole[3 * first_epoch :]
+    assert as_bytes(run(SOMETHING, epochs=3, clean_epochs=1, first_epoch=first_epoch)) == whole[3 * first_epoch :]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_the_parts_of_the_workers_are_the_batches_of_one(num_workers: int) -> None:
-    whole = run(**SOMETHING)
+    whole = run(SOMETHING)
 
-    parts = [run(worker=worker, num_workers=num_workers, **SOMETHING) for worker in range(num_workers)]
+    parts = [run(SOMETHING, cluster=Cluster(num_workers, worker)) for worker in range(num_workers)]
 
     for (x, y), *of_workers in zip(whole, *parts, strict=True):
         assert np.concatenate([part[0] for part in of_workers]).tobytes() == x.tobytes()
@@ -201,23 +170,22 @@ def test_the_parts_of_the_workers_are_the_batches_of_one(num_workers: int) -> No
 def test_validation_batches_of_the_workers_are_those_of_one() -> None:
     whole = [x.numpy() for x, _ in validation_batches(IMAGES, LABELS, 3, 4)]
 
-    parts = [[x.numpy() for x, _ in validation_batches(IMAGES, LABELS, 3, 4, worker, 2)] for worker in (0, 1)]
+    parts = [[x.numpy() for x, _ in validation_batches(IMAGES, LABELS, 3, 4, Cluster(2, worker))] for worker in (0, 1)]
 
     assert [np.concatenate(pair).tobytes() for pair in zip(*parts, strict=True)] == [x.tobytes() for x in whole]
 
 
-@pytest.mark.parametrize("limit", list(NOTHING))
-def test_each_limit_reaches_the_augmentation(limit: str) -> None:
-    assert as_bytes(run(**NOTHING | {limit: SOMETHING[limit]})) != as_bytes(run())
+@pytest.mark.parametrize("limit", AugmentationParams.model_fields)
+def test_each_limit_reaches_the_augmentation_and_images_stay_in_0_to_1(limit: str) -> None:
+    batches = run(augmentation(**{limit: getattr(SOMETHING, limit)}))
 
-
-def test_augmented_images_stay_in_0_to_1() -> None:
-    for x, _ in run(**SOMETHING):
+    assert as_bytes(batches) != as_bytes(run())
+    for x, _ in batches:
         assert -1e-6 <= x.min() < x.max() <= 1 + 1e-6
 
 
 def test_the_largest_seed_works() -> None:
-    assert len(run(seed=2**31 - 1, **SOMETHING)) == 6
+    assert len(run(SOMETHING, seed=2**31 - 1)) == 6
 
 
 def test_validation_batches_keep_the_order() -> None:
@@ -230,14 +198,7 @@ def test_validation_batches_keep_the_order() -> None:
     np.testing.assert_array_equal(y, np.eye(3)[LABELS])
 
 
-@pytest.mark.parametrize("kind", ["training", "validation"])
-def test_no_tuner_delays_the_end_of_an_epoch(kind: str) -> None:
-    if kind == "training":
-        batches = training_batches(
-            IMAGES, LABELS, num_classes=3, batch_size=4, epochs=1, clean_epochs=0, seed=1, **NOTHING
-        )
-    else:
-        batches = validation_batches(IMAGES, LABELS, num_classes=3, batch_size=4)
-
-    assert batches.options().autotune.enabled is False
-    assert batches.options().deterministic is True
+def test_no_tuner_delays_the_end_of_an_epoch() -> None:
+    for batches in (training_batches(IMAGES, LABELS, 3, make_recipe()), validation_batches(IMAGES, LABELS, 3, 4)):
+        assert batches.options().autotune.enabled is False
+        assert batches.options().deterministic is True

@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sections import augmentation
+from tiny import make_recipe
 
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import StatelessDropout
-from stages.lib.storage.files import read_arrays, write_arrays
+from stages.lib.storage.files import write_arrays
+from stages.lib.storage.variant import Variant
 from stages.lib.training import checkpoint as module
-from stages.lib.training.checkpoint import PACKAGES, Checkpoint, compute_fingerprint
+from stages.lib.training.checkpoint import PACKAGES, Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.muon import Muon
 
 EPOCHS = 3
@@ -137,16 +140,6 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one_bit_by_bit(tmp_path: P
     assert [row["epoch"] for row in rows] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("num_epochs", [1, 2, 3])
-def test_restore_tells_the_finished_epochs(tmp_path: Path, num_epochs: int) -> None:
-    store(tmp_path / "x.npz", num_epochs)
-    checkpoint = Checkpoint(tmp_path / "x.npz", "a")
-
-    assert checkpoint.restore(make_model(2)) == num_epochs
-    assert checkpoint.epoch == num_epochs
-    assert len(checkpoint.rows) == num_epochs
-
-
 def test_all_that_changes_in_training_is_put_back(path: Path) -> None:
     trained, fresh = make_model(), make_model(2)
     Checkpoint(path, "a").restore(trained)
@@ -198,10 +191,6 @@ def test_without_a_file_a_run_starts_anew_in_silence(tmp_path: Path, capsys: pyt
     assert_starts_anew(Checkpoint(tmp_path / "none.npz", "a"))
 
     assert capsys.readouterr() == ("", "")
-
-
-def test_the_checkpoint_of_another_run_is_not_resumed_from(path: Path) -> None:
-    assert_starts_anew(Checkpoint(path, "b"))
 
 
 def test_the_checkpoint_of_another_run_is_replaced(path: Path) -> None:
@@ -279,14 +268,6 @@ def test_a_file_that_is_no_sound_checkpoint_is_told_in_a_line_and_a_run_starts_a
     assert shown.out == ""
 
 
-def test_a_spoiled_checkpoint_is_replaced_by_a_sound_one(path: Path) -> None:
-    spoil(path, "cut in half")
-
-    store(path)
-
-    assert Checkpoint(path, "a").restore(make_model()) == 1
-
-
 class Payload:
     """Runs a command where it is unpickled."""
 
@@ -312,14 +293,6 @@ def test_what_is_pickled_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixtur
 # Files
 
 
-def test_the_file_holds_plain_arrays_and_json(path: Path) -> None:
-    (state,) = read_arrays(path, "state")
-
-    content = json.loads(state.tobytes())
-    assert (content["fingerprint"], content["epoch"]) == ("a", 1)
-    assert [row["epoch"] for row in content["rows"]] == [1]
-
-
 def test_the_file_is_gone_after_remove_and_may_be_removed_twice(path: Path) -> None:
     checkpoint = Checkpoint(path, "a")
 
@@ -329,20 +302,18 @@ def test_the_file_is_gone_after_remove_and_may_be_removed_twice(path: Path) -> N
     assert list(path.parent.iterdir()) == []
 
 
-def test_who_is_not_the_chief_writes_nothing(tmp_path: Path) -> None:
-    store(tmp_path / "x.npz", is_chief=False)
+def test_who_is_not_the_chief_neither_reads_nor_writes_nor_removes_the_file(path: Path) -> None:
+    before = path.read_bytes()
 
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_who_is_not_the_chief_removes_nothing(path: Path) -> None:
+    assert_starts_anew(Checkpoint(path, "a", is_chief=False))
+    store(path, num_epochs=2, is_chief=False)
     Checkpoint(path, "a", is_chief=False).remove()
 
-    assert path.exists()
+    assert path.read_bytes() == before
 
 
-def test_who_is_not_the_chief_does_not_read_the_file(path: Path) -> None:
-    assert_starts_anew(Checkpoint(path, "a", is_chief=False))
+def test_the_state_of_a_run_is_stored_under_the_name_of_its_stage() -> None:
+    assert locate_checkpoint(Variant("train", "third", "flip")) == Path("data/checkpoints/train@third-flip.npz")
 
 
 # Fingerprints
@@ -364,76 +335,71 @@ def data(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of a loaded module of this project."""
-    path = tmp_path / "extra.py"
-    path.write_text("x = 1\n")
-    extra = ModuleType("stages.lib.extra_for_this_test")
-    extra.__file__ = str(path)
-    monkeypatch.setitem(sys.modules, extra.__name__, extra)
-    return path
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Loads a module of some name; returns its file."""
+
+    def load_module(name: str) -> Path:
+        path = tmp_path / f"{name}.py"
+        path.write_text("x = 1\n")
+        module = ModuleType(name)
+        module.__file__ = str(path)
+        monkeypatch.setitem(sys.modules, name, module)
+        return path
+
+    return load_module
 
 
-def test_a_fingerprint_is_a_sha256(data: list[Path]) -> None:
-    assert re.fullmatch("[0-9a-f]{64}", compute_fingerprint([1], data))
+CHOICES: list[Any] = [
+    [Choice(0.1), 42, "float32"],
+    [Choice(0.1), 43, "float32"],
+    [Choice(math.nextafter(0.1, 1)), 42, "float32"],
+    [Choice(0.1), 42, "mixed_bfloat16"],
+    [Choice(0.1, (1, 3)), 42, "float32"],
+    [Choice(0.1), 42],
+    [42, Choice(0.1), "float32"],
+    [[Choice(0.1), Choice(0.1)], 42, "float32"],
+    [make_recipe(), 42, "float32"],
+    [make_recipe(learning_rate=0.02), 42, "float32"],
+    [make_recipe(limits=augmentation(shift_px=1)), 42, "float32"],
+]
+
+
+@pytest.mark.parametrize("choices", CHOICES, ids=str)
+def test_another_choice_makes_another_fingerprint(data: list[Path], choices: list[Any]) -> None:
+    others = [compute_fingerprint(each, data) for each in CHOICES if each is not choices]
+
+    assert compute_fingerprint(choices, data) not in others
+    assert re.fullmatch("[0-9a-f]{64}", compute_fingerprint(choices, data))
+
+
+def test_other_bytes_or_another_order_of_the_data_make_another_fingerprint(data: list[Path]) -> None:
+    before, turned = compute_fingerprint([1], data), compute_fingerprint([1], data[::-1])
+    data[1].write_bytes(b"val.npy")
+
+    assert len({before, turned, compute_fingerprint([1], data)}) == 3
 
 
 @pytest.mark.parametrize(
-    "choices",
+    ("name", "is_other"),
     [
-        [Choice(0.1), 43, "float32"],
-        [Choice(math.nextafter(0.1, 1)), 42, "float32"],
-        [Choice(0.1), 42, "mixed_bfloat16"],
-        [Choice(0.1, (1, 3)), 42, "float32"],
-        [Choice(0.1), 42],
-        [Choice(0.1), 42, "float32", None],
-        [42, Choice(0.1), "float32"],
-        [[Choice(0.1), Choice(0.1)], 42, "float32"],
+        ("stages.lib.extra", True),
+        ("stages.lib.training.extra", True),
+        ("__main__", True),
+        ("stages.lib.errors", False),  # an edit of a message costs nothing
+        ("stages.lib.params.extra", False),
+        ("stages.lib.running.extra", False),
+        ("stages_of_another_project", False),
     ],
-    ids=str,
 )
-def test_another_choice_makes_another_fingerprint(data: list[Path], choices: list[Any]) -> None:
-    assert compute_fingerprint(choices, data) != compute_fingerprint([Choice(0.1), 42, "float32"], data)
-
-
-def test_dataclasses_may_lie_in_lists_and_dictionaries(data: list[Path]) -> None:
-    first, second = ([[Choice(rate)], {"a": Choice(0.1)}] for rate in (0.1, 0.2))
-
-    assert compute_fingerprint(first, data) != compute_fingerprint(second, data)
-
-
-def test_another_byte_of_data_makes_another_fingerprint(data: list[Path]) -> None:
-    before = compute_fingerprint([1], data)
-
-    data[1].write_bytes(b"val.npy")
-
-    assert compute_fingerprint([1], data) != before
-
-
-def test_the_order_of_the_data_makes_another_fingerprint(data: list[Path]) -> None:
-    assert compute_fingerprint([1], data) != compute_fingerprint([1], data[::-1])
-
-
-def test_another_byte_of_a_loaded_module_makes_another_fingerprint(data: list[Path], code: Path) -> None:
-    before = compute_fingerprint([1], data)
-
-    code.write_text("x = 2\n")
-
-    assert compute_fingerprint([1], data) != before
-
-
-def test_the_program_itself_is_part_of_the_fingerprint(
-    data: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_code_that_can_change_the_bytes_makes_another_fingerprint(
+    data: list[Path], load: Callable[[str], Path], name: str, is_other: bool
 ) -> None:
-    program = tmp_path / "program.py"
-    program.write_text("x = 1\n")
-    # A worker of pytest is no file.
-    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
+    path = load(name)
     before = compute_fingerprint([1], data)
 
-    program.write_text("x = 2\n")
+    path.write_text("x = 2\n")
 
-    assert compute_fingerprint([1], data) != before
+    assert (compute_fingerprint([1], data) != before) is is_other
 
 
 @pytest.mark.parametrize("package", ["tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy"])
@@ -454,28 +420,18 @@ def test_another_version_of_python_makes_another_fingerprint(data: list[Path], m
     assert compute_fingerprint([1], data) != before
 
 
-@pytest.fixture
-def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Changes what does not decide the bytes of a run."""
-    foreign = ModuleType("stages_of_another_project")
-    foreign.__file__ = str(tmp_path / "foreign.py")
-    (tmp_path / "foreign.py").write_text("x = 1\n")
-    monkeypatch.setitem(sys.modules, foreign.__name__, foreign)
+def test_times_places_and_the_order_of_imports_do_not_make_another_fingerprint(
+    data: list[Path], load: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = load("stages.lib.extra")
+    before = compute_fingerprint([Choice(0.1), 42], data)
+
     monkeypatch.setattr(time, "time", lambda: 0.0)
     monkeypatch.setenv("HOME", "/elsewhere")
     monkeypatch.chdir(tmp_path)
-    yield
-
-
-def test_nothing_else_makes_another_fingerprint(
-    data: list[Path], code: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    before = compute_fingerprint([Choice(0.1), 42], data)
-
-    request.getfixturevalue("others")
     code.touch()
     moved = [path.rename(tmp_path / f"moved-{path.name}") for path in data]
-    for name in [name for name in sys.modules if name.split(".")[0] == "stages"]:
-        sys.modules[name] = sys.modules.pop(name)  # the order in which they were loaded
+    for name in [name for name in sys.modules if name.startswith("stages.")]:
+        sys.modules[name] = sys.modules.pop(name)
 
     assert compute_fingerprint([Choice(0.1), 42], moved) == before

@@ -24,20 +24,13 @@ def test_without_tf_config_a_process_is_alone(environment: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
-def test_tf_config_counts_the_workers_and_tells_which_one_this_is(index: int) -> None:
+def test_tf_config_counts_the_workers_and_the_first_is_the_chief(index: int) -> None:
     config = make_config(task={"type": "worker", "index": index})
 
-    assert read_cluster({"TF_CONFIG": json.dumps(config)}) == Cluster(num_workers=3, index=index)
+    cluster = read_cluster({"TF_CONFIG": json.dumps(config)})
 
-
-def test_tf_config_may_name_one_worker() -> None:
-    config = make_config(cluster={"worker": HOSTS[:1]})
-
-    assert read_cluster({"TF_CONFIG": json.dumps(config)}) == Cluster()
-
-
-def test_the_first_worker_alone_is_the_chief() -> None:
-    assert [Cluster(3, index).is_chief for index in range(3)] == [True, False, False]
+    assert cluster == Cluster(num_workers=3, index=index)
+    assert cluster.is_chief == (index == 0)
 
 
 def test_the_environment_of_the_process_is_read_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,37 +42,20 @@ def test_the_environment_of_the_process_is_read_when_asked(monkeypatch: pytest.M
 BAD_CONFIGS: dict[str, Any] = {
     "an empty object": {},
     "a list": [make_config()],
-    "a number": 3,
-    "null": None,
     "no task": {"cluster": {"worker": HOSTS}},
-    "no cluster": {"task": {"type": "worker", "index": 0}},
-    "a cluster without workers": make_config(cluster={}),
-    "a list as cluster": make_config(cluster=HOSTS),
     "no worker": make_config(cluster={"worker": []}),
     "a host as workers": make_config(cluster={"worker": HOSTS[0]}),
-    "an object as workers": make_config(cluster={"worker": dict.fromkeys(HOSTS, 0)}),
-    "a number as workers": make_config(cluster={"worker": 3}),
     "a chief beside workers": make_config(cluster={"chief": HOSTS[:1], "worker": HOSTS[1:]}),
-    "a parameter server": make_config(cluster={"worker": HOSTS, "ps": HOSTS[:1]}),
-    "a null task": make_config(task=None),
-    "a task without type": make_config(task={"index": 0}),
     "a task without index": make_config(task={"type": "worker"}),
-    "an evaluator": make_config(task={"type": "evaluator", "index": 0}),
     "a chief": make_config(task={"type": "chief", "index": 0}),
     "one worker too many": make_config(task={"type": "worker", "index": 3}),
     "a negative index": make_config(task={"type": "worker", "index": -1}),
-    "a word as index": make_config(task={"type": "worker", "index": "0"}),
     "a fraction as index": make_config(task={"type": "worker", "index": 0.5}),
-    "a float as index": make_config(task={"type": "worker", "index": 1.0}),
     "a boolean as index": make_config(task={"type": "worker", "index": True}),
-    "null as index": make_config(task={"type": "worker", "index": None}),
-    "a list as index": make_config(task={"type": "worker", "index": [0]}),
 }
 BAD_TEXTS = {name: json.dumps(config) for name, config in BAD_CONFIGS.items()} | {
     "a word": "worker0",
-    "half a file": EXAMPLE[:40],
     "single quotes": EXAMPLE.replace('"', "'"),
-    "a blank": " ",
 }
 
 
@@ -89,10 +65,6 @@ def test_another_tf_config_is_refused_with_an_example_and_what_was_got(text: str
         read_cluster({"TF_CONFIG": text})
 
     assert str(caught.value).startswith(f"TF_CONFIG: expected workers and a task, as in {EXAMPLE}; got {text} (")
-
-
-def test_the_example_of_the_message_is_a_good_one() -> None:
-    assert read_cluster({"TF_CONFIG": EXAMPLE}) == Cluster(num_workers=2, index=0)
 
 
 # Equal parts
@@ -105,9 +77,7 @@ def test_the_example_of_the_message_is_a_good_one() -> None:
         (7, 3, 1),
         (12, 4, 2),  # no smaller last batch
         (14, 4, 2),  # a last batch of 2
-        (12, 4, 4),  # one image for each
         (2, 4, 2),  # the only batch is the last
-        (8, 8, 8),
     ],
 )
 def test_batches_that_split_into_equal_parts_are_accepted(num_images: int, batch_size: int, num_workers: int) -> None:
@@ -118,10 +88,7 @@ def test_batches_that_split_into_equal_parts_are_accepted(num_images: int, batch
     ("num_images", "batch_size", "num_workers", "message"),
     [
         (12, 3, 2, "train.batch_size: expected a multiple of the 2 workers in TF_CONFIG; got 3 images; "),
-        (12, 4, 8, "train.batch_size: expected a multiple of the 8 workers in TF_CONFIG; got 4 images; "),
         (13, 4, 2, "the last batch: expected a multiple of the 2 workers in TF_CONFIG; got 1 images; "),
-        (14, 4, 4, "the last batch: expected a multiple of the 4 workers in TF_CONFIG; got 2 images; "),
-        (3, 4, 2, "the last batch: expected a multiple of the 2 workers in TF_CONFIG; got 3 images; "),
     ],
 )
 def test_batches_that_do_not_are_refused_with_the_size_and_the_remedy(

@@ -29,49 +29,22 @@ def orthogonalize_by_svd(matrix: np.ndarray) -> np.ndarray:
     return left * values @ right
 
 
-def measure_alignment(a: np.ndarray, b: np.ndarray) -> float:
-    """Measures the cosine of the angle between two matrices."""
-    return float(np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b))
-
-
 # Orthogonal matrices
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_all_singular_values_come_out_near_1(shape: tuple[int, int]) -> None:
+def test_each_singular_value_goes_through_five_steps_of_the_quintic_and_comes_out_near_1(
+    shape: tuple[int, int],
+) -> None:
     for seed in range(5):
-        made = orthogonalize(make_matrix(*shape, seed)).numpy()
+        matrix = make_matrix(*shape, seed)
 
-        values = np.linalg.svd(made, compute_uv=False)
+        made = orthogonalize(matrix).numpy()
+
         assert (made.shape, made.dtype) == (shape, np.float32)
-        assert values.min() > 0.6
-        assert values.max() < 1.3
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_the_singular_vectors_are_kept(shape: tuple[int, int]) -> None:
-    matrix = make_matrix(*shape)
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-
-    made = orthogonalize(matrix).numpy()
-
-    assert measure_alignment(made, left @ right) > 0.97
-    between = left.T @ made @ right.T  # diagonal if the vectors are the same
-    np.testing.assert_allclose(between, np.diag(np.diag(between)), atol=1e-4)
-
-
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_each_singular_value_goes_through_five_steps_of_the_quintic(shape: tuple[int, int]) -> None:
-    matrix = make_matrix(*shape)
-
-    np.testing.assert_allclose(orthogonalize(matrix), orthogonalize_by_svd(matrix), atol=1e-4)
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_the_size_of_the_matrix_does_not_matter(scale: float) -> None:
-    matrix = make_matrix(9, 5)
-
-    np.testing.assert_allclose(orthogonalize(matrix * np.float32(scale)), orthogonalize(matrix), atol=2e-3)
+        np.testing.assert_allclose(made, orthogonalize_by_svd(matrix), atol=1e-4)
+        values = np.linalg.svd(made, compute_uv=False)
+        assert 0.6 < values.min() <= values.max() < 1.3
 
 
 def test_zeros_stay_zeros() -> None:
@@ -128,20 +101,6 @@ def test_a_hidden_kernel_moves_by_the_orthogonal_matrix_of_its_momentum(shape: t
     np.testing.assert_allclose(variables[0], expected, atol=1e-5)
 
 
-def test_each_kernel_has_a_momentum_of_its_own() -> None:
-    variables = make_variables(conv1__kernel=(4, 3), conv2__kernel=(4, 3), dense1__kernel=(5, 2))
-    gradients = make_gradients(variables, 3)
-    expected = [
-        move(variable.numpy(), [step[index] for step in gradients], [RATE] * 3)
-        for index, variable in enumerate(variables)
-    ]
-
-    apply(Muon(RATE, DECAY, last_kernel="logits"), variables, gradients)
-
-    for variable, moved in zip(variables, expected, strict=True):
-        np.testing.assert_allclose(variable, moved, atol=1e-5)
-
-
 OTHERS: dict[str, tuple[int, ...]] = {
     "conv1__bias": (5,),
     "conv1_bn__gamma": (5,),
@@ -162,28 +121,6 @@ def test_everything_else_moves_as_under_adamw_bit_by_bit(weight_decay: float) ->
 
     for our, their in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(our.numpy(), their.numpy())
-
-
-def test_the_last_kernel_is_the_one_that_is_named() -> None:
-    ours, theirs = make_variables(logits__kernel=(4, 3), top__kernel=(4, 3)), make_variables(top__kernel=(4, 3))
-    theirs[0].assign(ours[1])
-    gradients = make_gradients(ours, 2)
-    expected = move(ours[0].numpy(), [step[0] for step in gradients], [RATE] * 2)
-
-    apply(Muon(RATE, DECAY, last_kernel="top"), ours, gradients)
-    apply(keras.optimizers.AdamW(RATE, DECAY), theirs, [step[1:] for step in gradients])
-
-    np.testing.assert_allclose(ours[0], expected, atol=1e-5)
-    np.testing.assert_array_equal(ours[1].numpy(), theirs[0].numpy())
-
-
-def test_without_a_gradient_only_the_weight_decay_moves_a_kernel() -> None:
-    variables = make_variables(conv1__kernel=(4, 3))
-    before = variables[0].numpy()
-
-    apply(Muon(RATE, DECAY, last_kernel="logits"), variables, [[np.zeros((4, 3), np.float32)]])
-
-    np.testing.assert_allclose(variables[0], before * (1 - RATE * DECAY), rtol=1e-6)
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:

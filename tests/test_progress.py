@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from stages.lib.errors import UserError
 from stages.lib.network.keras2 import keras
-from stages.lib.training.progress import Progress
+from stages.lib.training.divergence import DivergedError
+from stages.lib.training.progress import EndDiverged, Progress
 
 
 class Terminal(io.StringIO):
@@ -25,7 +25,7 @@ class Clock:
 
 
 def train(
-    progress: Progress,
+    callback: keras.callbacks.Callback,
     learning_rate: float = 0.01,
     epochs: int = 2,
     batch_size: int = 2,
@@ -45,7 +45,7 @@ def train(
         initial_epoch=first_epoch,
         validation_data=(x, y),
         verbose=0,
-        callbacks=[progress],
+        callbacks=[callback],
     )
 
 
@@ -68,17 +68,6 @@ def test_where_there_is_no_terminal_each_epoch_prints_a_line_with_the_remaining_
     assert shown.out == ""
 
 
-def test_a_real_run_without_a_terminal_prints_a_line_an_epoch_and_nothing_else(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    train(Progress("tiny", epochs=2, steps_per_epoch=2))
-
-    shown = capsys.readouterr()
-    assert [line.split(":")[0] for line in shown.err.splitlines()] == ["tiny epoch 1/2", "tiny epoch 2/2"]
-    assert "val_accuracy" in shown.err
-    assert shown.out == ""
-
-
 def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,7 +80,7 @@ def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lin
     progress.bar.refresh()
     shown = terminal.getvalue().split("\r")[-1]
     progress.on_epoch_end(1, {"accuracy": 0.5, "loss": 1.0})
-    progress.on_train_end()
+    progress.close()
 
     assert shown.startswith("tiny epoch 2/2:  62%|")
     assert "5/8 [" in shown
@@ -100,12 +89,13 @@ def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lin
     assert "\n" not in terminal.getvalue()
 
 
-def test_the_bar_counts_every_batch_and_goes_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_counts_every_batch_and_goes_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress("tiny", epochs=2, steps_per_epoch=2)
 
     train(progress)
+    progress.close()
 
     assert (progress.bar.n, progress.bar.total) == (4, 4)
     assert terminal.getvalue().split("\r")[-2].strip() == ""
@@ -128,33 +118,7 @@ def test_batches_that_are_run_at_once_count_one_by_one(monkeypatch: pytest.Monke
     assert seen == [3, 4, 7, 8]  # the last execution of an epoch is shorter
 
 
-def test_the_bar_is_where_the_batch_is_whatever_was_missed_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    progress = Progress("tiny", epochs=3, steps_per_epoch=10)
-
-    seen = []
-    for epoch, batch in ((0, 0), (0, 4), (1, 0), (2, 8), (2, 9)):
-        progress.on_epoch_begin(epoch)
-        progress.on_train_batch_end(batch, {"accuracy": 0.5})
-        seen.append(progress.bar.n)
-    progress.on_train_end()
-
-    assert seen == [1, 5, 11, 29, 30]
-
-
 # A run that was killed before
-
-
-def test_a_run_that_goes_on_says_after_which_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress("third-none", epochs=8, steps_per_epoch=5, first_epoch=3)
-
-    assert capsys.readouterr() == ("", "third-none: goes on after epoch 3 of 8\n")
-
-
-def test_a_run_from_the_beginning_says_nothing_at_first(capsys: pytest.CaptureFixture[str]) -> None:
-    Progress("third-none", epochs=8, steps_per_epoch=5)
-
-    assert capsys.readouterr() == ("", "")
 
 
 def test_the_remaining_seconds_are_counted_from_the_epochs_of_this_run(
@@ -202,42 +166,20 @@ def test_a_worker_that_is_not_the_chief_shows_nothing(
     assert shown.getvalue() == ""
 
 
-def test_a_worker_that_is_not_the_chief_refuses_a_loss_that_is_no_number() -> None:
-    progress = Progress("tiny", epochs=2, steps_per_epoch=2, is_chief=False)
-
-    with pytest.raises(UserError, match=r"^tiny: the loss became nan in epoch 1;"):
-        progress.on_epoch_end(0, {"accuracy": 0.1, "loss": float("nan")})
-
-
 # A loss that is no number
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
-def test_a_loss_that_is_no_number_is_refused_with_the_epoch_and_the_remedy(loss: float) -> None:
-    progress = Progress("third-none", epochs=8, steps_per_epoch=5)
-
-    with pytest.raises(UserError) as caught:
-        progress.on_epoch_end(4, {"accuracy": 0.1, "loss": loss})
+def test_a_loss_that_is_no_number_ends_the_run_with_the_epoch_and_the_remedy(loss: float) -> None:
+    with pytest.raises(DivergedError) as caught:
+        EndDiverged("third-none").on_epoch_end(4, {"accuracy": 0.1, "loss": loss})
 
     assert str(caught.value) == (
         f"third-none: the loss became {loss} in epoch 5; lower the learning_rate of this stage in params.yaml"
     )
+    assert DivergedError.SIGN in str(caught.value)
 
 
-def test_a_run_that_diverges_stops_in_that_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"^tiny: the loss became (nan|inf) in epoch [1-4]; lower the learning_rate"):
-        train(Progress("tiny", epochs=200, steps_per_epoch=2), learning_rate=1e30, epochs=200)
-
-    assert "200/200" not in capsys.readouterr().err
-
-
-def test_a_loss_that_is_no_number_removes_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress("tiny", epochs=2, steps_per_epoch=2)
-    progress.on_epoch_begin(0)
-
-    with pytest.raises(UserError):
-        progress.on_epoch_end(0, {"accuracy": 0.1, "loss": float("nan")})
-
-    assert terminal.getvalue().split("\r")[-2].strip() == ""
+def test_a_run_that_diverges_stops_in_that_epoch() -> None:
+    with pytest.raises(DivergedError, match=r"^tiny: the loss became (nan|inf) in epoch [1-4];"):
+        train(EndDiverged("tiny"), learning_rate=1e30, epochs=200)

@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 from sections import replace
+from tiny import NONE, make_images, make_recipe
+from tiny import TRAIN as SHORT
 
 from stages import shrink as stage
 from stages.lib.cost.filters import choose_filters, count_channels, remove_filters, score_filters
 from stages.lib.cost.macs import count_macs, count_parameters
 from stages.lib.errors import UserError
+from stages.lib.network.accuracy import measure_accuracy
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
-from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.network.model import build_model, read_model, write_model
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ShrinkParams
+from stages.lib.params.sections import ShrinkParams
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json
 from stages.lib.training.checkpoint import Checkpoint
-from stages.lib.training.cluster import Cluster
-from stages.shrink import build_checkpoints, cut_weights, list_layer_costs, list_rungs, list_weights, train_rungs
+from stages.shrink import Rung, cut_weights, list_layer_costs, list_rungs, list_weights
 
-LIMITS: dict[str, Any] = {"rotation_degrees": 0.0, "shift_fraction": 0.0, "zoom_fraction": 0.0}
-LIMITS |= {"shift_px": 0, "erase_px": 0, "horizontal_flip": False}
 ARCHITECTURE: dict[str, Any] = {
     "blocks": [[4], [6]],
     "residual": False,
@@ -57,70 +57,91 @@ EPOCHS = 3
 """Of the training of the chosen model."""
 
 
-def make_images(num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Makes noisy 6 x 6 images of three classes: two rows of each image are bright, by its label."""
-    labels = (np.arange(num_images) % 3).astype(np.uint8)
-    images = np.random.default_rng(seed).integers(0, 100, (num_images, 6, 6), np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[2 * label : 2 * label + 2] += 120
-    return images, labels
-
-
 TRAIN_SET, VAL_SET, TEST_SET = make_images(64, seed=0), make_images(12, seed=1), make_images(9, seed=2)
 LAYERS = list_layers(6, 3, **ARCHITECTURE)
-
-
 PARAMS = load_params()
-TRAIN = replace(PARAMS.train, epochs=EPOCHS, clean_epochs=2, batch_size=16, learning_rate=0.02, precision="float32")
-PARAMS = replace(
-    PARAMS,
-    seed=7,
-    train=TRAIN,
-    dataset=replace(PARAMS.dataset, image_size_px=6, class_names=("a", "b", "c")),
-)
-COMPRESSION = load_params()
+TRAIN = replace(SHORT, epochs=EPOCHS, clean_epochs=2, batch_size=16, learning_rate=0.02)
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Is the file of an untrained model of ARCHITECTURE."""
+    path = tmp_path_factory.mktemp("chosen") / "model.h5"
+    write_model(path, build_model(LAYERS, seed=1))
+    return path
+
+
+def make_folder(folder: Path, chosen: Path) -> Path:
+    """Writes what the stage reads."""
+    (folder / "data/select_model").mkdir(parents=True)
+    (folder / "data/select_model/model.h5").write_bytes(chosen.read_bytes())
+    choice = {"augmentation_limits": NONE.model_dump(), "architecture": ARCHITECTURE}
+    write_json(folder / "data/select_model/choice.json", choice)
+    for name, (images, labels) in (("train", TRAIN_SET), ("val", VAL_SET), ("test", TEST_SET)):
+        write_arrays(folder / f"data/prepare/{name}.npz", images=images, labels=labels)
+    return folder
+
+
+@pytest.fixture
+def folder(chosen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is the working directory, in which the stage can run."""
+    monkeypatch.chdir(make_folder(tmp_path, chosen))
+    return tmp_path
+
+
+def list_tiny_rungs(
+    filters: str = "magnitude", architecture: dict[str, Any] = ARCHITECTURE, seed: int = 7, **changes: Any
+) -> list[Rung]:
+    shrink = replace(SHRINK, **changes)
+    return list_rungs(filters, architecture, 6, 3, shrink, make_recipe(seed, train=TRAIN))
 
 
 # The networks
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("filters", SHRINK.filters)
-def test_all_ways_have_the_same_networks(filters: str) -> None:
-    rungs = list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, SHRINK)
+def test_all_ways_have_the_same_networks_in_folders_of_their_own(filters: str) -> None:
+    rungs = list_tiny_rungs(filters)
 
-    assert [rung.share for rung in rungs] == [0.5, 0.25]
+    assert [str(rung.variant.folder) for rung in rungs] == [f"data/shrink/{filters}/{share}" for share in (0.5, 0.25)]
     assert [(rung.architecture["blocks"], rung.architecture["dense"]) for rung in rungs] == WIDTHS
     assert [sum(map(count_macs, rung.layers)) for rung in rungs] == MACS
     assert sum(map(count_macs, LAYERS)) == DENSE_MACS
 
 
-@pytest.mark.parametrize("filters", ["magnitude", "random"])
-def test_each_rung_is_fine_tuned_by_the_recipe_of_the_training(filters: str) -> None:
-    for rung in list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, SHRINK):
-        assert rung.train == replace(TRAIN, epochs=2, clean_epochs=1, learning_rate=0.01)
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("filters", "changes"),
+    [
+        ("magnitude", [{"epochs": 2, "clean_epochs": 1, "learning_rate": 0.01}] * 2),
+        ("random", [{"epochs": 2, "clean_epochs": 1, "learning_rate": 0.01}] * 2),
+        ("scratch", [{"epochs": EPOCHS + 2}, {"epochs": EPOCHS + 4}]),  # as often as the others in all
+    ],
+)
+def test_each_rung_follows_the_training_but_for_what_shrink_says_and_sees_batches_of_its_own(
+    filters: str, changes: list[dict[str, Any]]
+) -> None:
+    assert [rung.recipe for rung in list_tiny_rungs(filters)] == [
+        make_recipe(seed=7 + number, train=TRAIN, **change) for number, change in enumerate(changes, start=1)
+    ]
 
 
-def test_a_network_from_scratch_passes_the_images_as_often_as_the_others_have_in_all() -> None:
-    rungs = list_rungs("scratch", ARCHITECTURE, 6, 3, TRAIN, SHRINK)
-
-    assert [rung.train for rung in rungs] == [replace(TRAIN, epochs=epochs) for epochs in (3 + 2, 3 + 4)]
-
-
+@pytest.mark.usefixtures("folder")
 def test_a_share_that_no_network_has_is_refused() -> None:
-    shrink = replace(SHRINK, macs_shares=(0.5, 0.01))
-
     with pytest.raises(UserError, match=r"macs_shares: .* got 0\.01"):
-        list_rungs("magnitude", ARCHITECTURE, 6, 3, TRAIN, shrink)
+        list_tiny_rungs(macs_shares=(0.5, 0.01))
 
 
 # The weights
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("architecture", [ARCHITECTURE, RESIDUAL])
 @pytest.mark.parametrize("filters", ["magnitude", "random"])
 def test_cut_weights_are_in_the_order_in_which_keras_takes_them(architecture: dict[str, Any], filters: str) -> None:
     layers = list_layers(6, 3, **architecture)
-    (rung, *_) = list_rungs(filters, architecture, 6, 3, TRAIN, SHRINK)
+    (rung, *_) = list_tiny_rungs(filters, architecture)
     model = build_model(layers, seed=1)
 
     weights = cut_weights(filters, layers, list_weights(model), rung.layers, np.random.default_rng(0))
@@ -134,9 +155,10 @@ def test_cut_weights_are_in_the_order_in_which_keras_takes_them(architecture: di
     np.testing.assert_array_equal(weights[-1], model.get_layer("logits").bias)
 
 
+@pytest.mark.usefixtures("folder")
 def test_magnitude_keeps_the_filters_with_the_highest_scores() -> None:
     weights = list_weights(build_model(LAYERS, seed=1))
-    (rung, *_) = list_rungs("magnitude", ARCHITECTURE, 6, 3, TRAIN, SHRINK)
+    (rung, *_) = list_tiny_rungs("magnitude")
     kept = choose_filters(score_filters(LAYERS, weights), count_channels(rung.layers))
     expected = [array for arrays in remove_filters(LAYERS, weights, kept).values() for array in arrays]
 
@@ -146,20 +168,15 @@ def test_magnitude_keeps_the_filters_with_the_highest_scores() -> None:
     assert all(map(np.array_equal, cut, expected))
 
 
+@pytest.mark.usefixtures("folder")
 def test_random_filters_depend_on_the_generator() -> None:
     weights = list_weights(build_model(LAYERS, seed=1))
-    (rung, *_) = list_rungs("random", ARCHITECTURE, 6, 3, TRAIN, SHRINK)
+    (rung, *_) = list_tiny_rungs("random")
     cuts = [cut_weights("random", LAYERS, weights, rung.layers, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     first, again, other = (np.concatenate([array.ravel() for array in cut or []]) for cut in cuts)
 
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def test_a_network_from_scratch_gets_no_weights() -> None:
-    weights = list_weights(build_model(LAYERS, seed=1))
-
-    assert cut_weights("scratch", LAYERS, weights, LAYERS, np.random.default_rng(0)) is None
 
 
 def test_an_unknown_way_is_an_error() -> None:
@@ -170,92 +187,28 @@ def test_an_unknown_way_is_an_error() -> None:
 # The training
 
 
-class Call:
-    """What `train_model` was called with, and the model that it returned."""
+@pytest.mark.parametrize("filters", ["magnitude", "scratch"])
+def test_each_rung_starts_from_the_fine_tuned_network_of_the_one_before_and_scratch_from_random_weights(
+    folder: Path, chosen: Path, monkeypatch: pytest.MonkeyPatch, filters: str
+) -> None:
+    trained, initial = [], []
 
-    def __init__(self, layers: Any, augmentation: Any, train: Any, seed: int, history_path: Path, weights: Any) -> None:
-        self.layers = layers
-        self.augmentation = augmentation
-        self.train = train
-        self.seed = seed
-        self.history_path = history_path
-        self.weights = weights
-        self.model = build_model(layers, seed)
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
-    """Replaces the training by a model of new random weights; lists what it was asked for."""
-    calls: list[Call] = []
-
-    def train_model(
-        train_set: Any,
-        val_set: Any,
-        layers: Any,
-        augmentation: Any,
-        train: Any,
-        seed: int,
-        policy: str,
-        history_path: Path,
-        checkpoint: Checkpoint,
-        cluster: Cluster,
-        initial_weights: Any = None,
-    ) -> keras.Model:
-        assert (train_set, val_set, policy, cluster) == (TRAIN_SET, VAL_SET, "float32", Cluster())
-        assert checkpoint.path.name.removesuffix(".npz").endswith(history_path.parent.name)
-        calls.append(Call(layers, augmentation, train, seed, history_path, initial_weights))
-        return calls[-1].model
+    def train_model(layers: Any, recipe: Any, initial_weights: Any, **_: Any) -> keras.Model:
+        initial.append(initial_weights)
+        trained.append(build_model(layers, recipe.seed))
+        return trained[-1]
 
     monkeypatch.setattr(stage, "train_model", train_model)
-    return calls
+    monkeypatch.setattr(stage, "write_outputs", lambda *_: None)
 
+    run_stage_in(folder, filters)
 
-def train_all(filters: str, model: keras.Model) -> list[keras.Model]:
-    rungs = list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, SHRINK)
-    checkpoints = [Checkpoint(Path(f"shrink@{filters}-{rung.share}.npz"), "of this test") for rung in rungs]
-    what = (TRAIN_SET, VAL_SET, AugmentationParams(**LIMITS), 7, "float32")
-    return list(train_rungs(filters, model, LAYERS, rungs, checkpoints, *what))
-
-
-def test_each_rung_starts_from_the_fine_tuned_network_of_the_one_before(calls: list[Call]) -> None:
-    model = build_model(LAYERS, seed=1)
-
-    models = train_all("magnitude", model)
-
-    first, second = calls
-    rng = np.random.default_rng(0)
-    assert models == [first.model, second.model]
-    from_chosen = cut_weights("magnitude", LAYERS, list_weights(model), first.layers, rng)
-    from_first = cut_weights("magnitude", first.layers, list_weights(first.model), second.layers, rng)
-    assert from_chosen is not None
-    assert from_first is not None
-    assert all(map(np.array_equal, first.weights, from_chosen))
-    assert all(map(np.array_equal, second.weights, from_first))
-
-
-def test_each_rung_sees_other_batches_than_the_training_and_the_other_rungs(calls: list[Call]) -> None:
-    train_all("magnitude", build_model(LAYERS, seed=1))
-
-    assert [call.seed for call in calls] == [7 + 1, 7 + 2]
-
-
-@pytest.mark.parametrize("filters", SHRINK.filters)
-def test_each_rung_is_trained_under_the_augmentation_of_the_choice_and_in_its_own_folder(
-    calls: list[Call], filters: str
-) -> None:
-    train_all(filters, build_model(LAYERS, seed=1))
-
-    assert [call.augmentation for call in calls] == [AugmentationParams(**LIMITS)] * 2
-    assert [call.history_path for call in calls] == [
-        Path(f"data/shrink/{filters}/{share}/history.csv") for share in (0.5, 0.25)
-    ]
-
-
-def test_networks_from_scratch_start_from_random_weights(calls: list[Call]) -> None:
-    train_all("scratch", build_model(LAYERS, seed=1))
-
-    assert [call.weights for call in calls] == [None, None]
-    assert [call.train.epochs for call in calls] == [5, 7]
+    layers, model = LAYERS, read_model(chosen)
+    for rung, found, network in zip(list_tiny_rungs(filters), initial, trained, strict=True):
+        expected = cut_weights(filters, layers, list_weights(model), rung.layers, np.random.default_rng(0))
+        assert (found is None) == (expected is None) == (filters == "scratch")
+        assert all(map(np.array_equal, found or [], expected or []))
+        layers, model = rung.layers, network
 
 
 # What is written
@@ -291,32 +244,13 @@ def test_costs_are_listed_by_layer_that_has_weights() -> None:
         assert sum(row[f"{name}parameters"] for row in rows) == sum(map(count_parameters, network))
 
 
-@pytest.fixture(scope="module")
-def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Is the file of an untrained model of ARCHITECTURE."""
-    path = tmp_path_factory.mktemp("chosen") / "model.h5"
-    write_model(path, build_model(LAYERS, seed=1))
-    return path
-
-
-def make_folder(folder: Path, chosen: Path) -> Path:
-    """Writes what the stage reads."""
-    (folder / "data/select_model").mkdir(parents=True)
-    (folder / "data/select_model/model.h5").write_bytes(chosen.read_bytes())
-    choice = {"augmentation_limits": LIMITS, "architecture": ARCHITECTURE}
-    write_json(folder / "data/select_model/choice.json", choice)
-    for name, (images, labels) in (("train", TRAIN_SET), ("val", VAL_SET), ("test", TEST_SET)):
-        write_arrays(folder / f"data/prepare/{name}.npz", images=images, labels=labels)
-    return folder
-
-
 def run_stage_in(folder: Path, filters: str, seed: int = 7, **changes: Any) -> None:
     """Runs the stage in `folder` with SHRINK, changed by `changes`."""
-    params = replace(PARAMS, seed=seed)
-    compression = replace(COMPRESSION, shrink=replace(SHRINK, **changes))
+    params = replace(PARAMS, seed=seed, train=TRAIN, shrink=replace(SHRINK, **changes))
+    params = replace(params, dataset=replace(PARAMS.dataset, image_size_px=6, class_names=("a", "b", "c")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(stage, "load_params", lambda **_: params)
-        monkeypatch.setattr(stage, "load_params", lambda **_: compression)
+        monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
         monkeypatch.setattr(sys, "argv", ["shrink", filters])
         monkeypatch.chdir(folder)
         keras.backend.clear_session()  # as in a process of its own
@@ -337,24 +271,16 @@ def undisturbed(chosen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(chosen: Path, tmp_path: Path) -> Path:
-    """Is a folder in which the stage can run."""
-    return make_folder(tmp_path, chosen)
-
-
-def measure_accuracy(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
-    predicted = predict_logits(read_model(path), to_network_input(images)).argmax(axis=1)
-    return sum(predicted == labels) / len(labels)
-
-
-@pytest.mark.parametrize("filters", SHRINK.filters)
-def test_the_stage_writes_four_files_for_each_rung(undisturbed: Path, filters: str) -> None:
+def test_the_stage_writes_four_files_for_each_rung_and_leaves_nothing_else(undisturbed: Path, chosen: Path) -> None:
     files = {"model.h5", "metrics.json", "layers.csv", "history.csv"}
 
-    assert set(compute_checksums(undisturbed / "data/shrink" / filters)) == {
-        f"{share}/{name}" for share in (0.5, 0.25) for name in files
+    assert set(compute_checksums(undisturbed / "data/shrink")) == {
+        f"{filters}/{share}/{name}" for filters in SHRINK.filters for share in (0.5, 0.25) for name in files
     }
+    models = {(undisturbed / "data/shrink" / filters / "0.5/model.h5").read_bytes() for filters in SHRINK.filters}
+    assert len(models) == 3
+    assert list((undisturbed / "data/checkpoints").iterdir()) == []
+    assert (undisturbed / "data/select_model/model.h5").read_bytes() == chosen.read_bytes()
 
 
 @pytest.mark.parametrize(("share", "widths", "macs"), [(0.5, WIDTHS[0], MACS[0]), (0.25, WIDTHS[1], MACS[1])])
@@ -373,22 +299,14 @@ def test_the_metrics_are_those_of_the_smaller_model_and_of_the_chosen_one(
         "parameters": read_model(output / "model.h5").count_params(),
         "blocks": widths[0],
         "dense": widths[1],
-        "val_accuracy": measure_accuracy(output / "model.h5", *VAL_SET),
-        "test_accuracy": measure_accuracy(output / "model.h5", *TEST_SET),
+        "val_accuracy": measure_accuracy(read_model(output / "model.h5"), *VAL_SET),
+        "test_accuracy": measure_accuracy(read_model(output / "model.h5"), *TEST_SET),
         "size_bytes": len(content),
         "gzip_size_bytes": len(gzip.compress(content, 9, mtime=0)),
         "dense_macs": DENSE_MACS,
-        "dense_val_accuracy": measure_accuracy(chosen, *VAL_SET),
-        "dense_test_accuracy": measure_accuracy(chosen, *TEST_SET),
+        "dense_val_accuracy": measure_accuracy(read_model(chosen), *VAL_SET),
+        "dense_test_accuracy": measure_accuracy(read_model(chosen), *TEST_SET),
     }
-
-
-@pytest.mark.parametrize("filters", SHRINK.filters)
-def test_the_layers_are_those_of_the_rung(undisturbed: Path, filters: str) -> None:
-    rows = read_csv(undisturbed / "data/shrink" / filters / "0.25/layers.csv")
-
-    of_kernels = {row["layer"]: (row["dense_filters"], row["filters"]) for row in rows if row["kind"] != "batch_norm"}
-    assert of_kernels == {"conv1": ("4", "1"), "conv2": ("6", "2"), "dense1": ("8", "3"), "logits": ("3", "3")}
 
 
 @pytest.mark.parametrize(
@@ -404,26 +322,12 @@ def test_the_history_has_a_row_for_each_epoch_and_split(
     assert [(row["epoch"], row["split"]) for row in rows] == expected
 
 
-def test_the_ways_give_different_models(undisturbed: Path) -> None:
-    models = {(undisturbed / "data/shrink" / filters / "0.5/model.h5").read_bytes() for filters in SHRINK.filters}
-
-    assert len(models) == 3
-
-
-def test_no_checkpoint_is_left(undisturbed: Path) -> None:
-    assert list((undisturbed / "data/checkpoints").iterdir()) == []
-
-
-def test_the_chosen_model_is_not_changed(undisturbed: Path, chosen: Path) -> None:
-    assert (undisturbed / "data/select_model/model.h5").read_bytes() == chosen.read_bytes()
-
-
 @pytest.mark.parametrize("filters", SHRINK.filters)
 def test_shrinking_learns_from_the_images(folder: Path, chosen: Path, filters: str) -> None:
     run_stage_in(folder, filters, macs_shares=(0.9,), epochs=30, learning_rate=0.05)
 
     metrics = read_json(folder / "data/shrink" / filters / "0.9/metrics.json")
-    assert measure_accuracy(chosen, *VAL_SET) < 0.6
+    assert measure_accuracy(read_model(chosen), *VAL_SET) < 0.6
     assert metrics["val_accuracy"] > 0.9
 
 
@@ -469,13 +373,11 @@ def test_a_run_that_is_killed_in_its_second_rung_goes_on_and_ends_with_the_same_
     assert list((folder / "data/checkpoints").iterdir()) == []
 
 
-def list_fingerprints(filters: str = "magnitude", seed: int = 7, **changes: Any) -> list[str]:
-    """Computes what the checkpoints of a run in the working directory belong to."""
-    rungs = list_rungs(filters, ARCHITECTURE, 6, 3, TRAIN, replace(SHRINK, **changes))
-    what = (AugmentationParams(**LIMITS), seed, "float32")
-    return [checkpoint.fingerprint for checkpoint in build_checkpoints(filters, rungs, *what)]
+def list_fingerprints(filters: str = "magnitude", **changes: Any) -> list[str]:
+    return [rung.checkpoint.fingerprint for rung in list_tiny_rungs(filters, **changes)]
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -488,19 +390,15 @@ def list_fingerprints(filters: str = "magnitude", seed: int = 7, **changes: Any)
     ids=str,
 )
 def test_no_rung_is_resumed_from_a_checkpoint_of_other_params(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    changes: dict[str, Any],
 ) -> None:
     """Not the second one either where only the first one changed: it starts from that."""
-    monkeypatch.chdir(folder)
-
     assert len({*list_fingerprints(), *list_fingerprints(**changes)}) == 4
 
 
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("name", ["data/select_model/model.h5", "data/prepare/train.npz"])
-def test_no_rung_is_resumed_from_a_checkpoint_of_other_inputs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(folder)
+def test_no_rung_is_resumed_from_a_checkpoint_of_other_inputs(name: str) -> None:
     before = list_fingerprints()
 
     Path(name).write_bytes(b"other")
@@ -508,8 +406,8 @@ def test_no_rung_is_resumed_from_a_checkpoint_of_other_inputs(
     assert len({*before, *list_fingerprints()}) == 4
 
 
-def test_a_rung_goes_on_where_only_later_ones_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
+@pytest.mark.usefixtures("folder")
+def test_a_rung_goes_on_where_only_later_ones_changed() -> None:
     (first, second), (same_first, other_second) = list_fingerprints(), list_fingerprints(macs_shares=(0.5, 0.3))
 
     assert first == same_first

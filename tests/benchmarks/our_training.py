@@ -13,30 +13,33 @@ def main() -> None:
     """Trains for the seconds of the task and prints the speed."""
     from stages.lib.network.architecture import list_layers
     from stages.lib.network.keras2 import keras
+    from stages.lib.network.model import build_model
     from stages.lib.params.load import load_params
     from stages.lib.storage.files import read_split
     from stages.lib.training.batches import count_steps, training_batches, validation_batches
-    from stages.lib.training.cluster import Cluster
+    from stages.lib.training.cluster import ALONE
     from stages.lib.training.loop import VAL_BATCH_SIZE, build_compiled_model
     from stages.lib.training.precision import choose_policy
+    from stages.lib.training.recipe import Recipe
     from stages.lib.training.workers import build_strategy
     from stages.train import SOURCES
 
     task, params = read_task(), load_params()
     clock = Clock(task["seconds"])
-    train, augmentation = params.train, params.augmentations[task["augmentation"]]
+    train = params.train.model_copy(update={"epochs": EPOCHS, "clean_epochs": 0})
+    policy, strategy = choose_policy(task["precision"]), build_strategy(ALONE)
+    recipe = Recipe(train, params.augmentations[task["augmentation"]], params.seed, policy)
     num_classes = len(params.dataset.class_names)
     layers = list_layers(params.dataset.image_size_px, num_classes, **params.models[task["model"]].model_dump())
     (images, labels), (val_images, val_labels) = map(read_split, SOURCES)
     images, labels = images[: task["num_images"]], labels[: task["num_images"]]
     val_images, val_labels = val_images[: task["num_val_images"]], val_labels[: task["num_val_images"]]
     steps = count_steps(len(images), train.batch_size)
-    policy, strategy = choose_policy(task["precision"]), build_strategy(Cluster())
-    model = build_compiled_model(layers, train, EPOCHS * steps, params.seed, policy, strategy)
+    model = build_compiled_model(
+        lambda step: build_model(layers, params.seed, policy, step), train, EPOCHS * steps, strategy
+    )
     batches = strategy.distribute_datasets_from_function(
-        lambda _: training_batches(
-            images, labels, num_classes, train.batch_size, EPOCHS, 0, params.seed, **augmentation.model_dump()
-        )
+        lambda _: training_batches(images, labels, num_classes, recipe)
     )
     validation = {
         "validation_data": strategy.distribute_datasets_from_function(

@@ -1,23 +1,13 @@
-import platform
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stages.lib.network.keras2 import tf
-from stages.lib.training import precision as hardware
-from stages.lib.training.precision import choose_policy, has_native_bfloat16, read_cpu_flags, read_cpu_name
+from stages.lib.training import precision as module
+from stages.lib.training.precision import choose_policy, has_native_bfloat16, read_cpu_flags
 
-X86 = """processor\t: 0
-vendor_id\t: GenuineIntel
-model name\t: Some CPU @ 2.00GHz: fast
-vmx flags\t: vnmi
-flags\t\t: fpu sse2 avx512_bf16
-
-processor\t: 1
-model name\t: Another CPU
-flags\t\t: fpu
-"""
+X86 = "processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: fpu sse2 avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"
 NEITHER = "processor\t: 0\nisa\t: rv64\n"
 
@@ -48,22 +38,8 @@ def test_a_machine_that_tells_nothing_has_no_flags(cpuinfo: Path) -> None:
     assert read_cpu_flags(cpuinfo) == set()
 
 
-def test_the_name_is_that_of_the_first_cpu(cpuinfo: Path) -> None:
-    cpuinfo.write_text(X86)
-
-    assert read_cpu_name(cpuinfo) == "Some CPU @ 2.00GHz: fast"
-
-
-@pytest.mark.parametrize("content", [ARM, "", None], ids=["ARM", "empty", "missing"])
-def test_a_cpu_without_a_name_is_named_by_its_architecture(cpuinfo: Path, content: str | None) -> None:
-    if content is not None:
-        cpuinfo.write_text(content)
-
-    assert read_cpu_name(cpuinfo) == platform.machine()
-
-
 def set_machine(monkeypatch: pytest.MonkeyPatch, flags: set[str], gpus: list[dict[str, Any]]) -> None:
-    monkeypatch.setattr(hardware, "read_cpu_flags", lambda _: flags)
+    monkeypatch.setattr(module, "read_cpu_flags", lambda _: flags)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else ["CPU"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: gpu)
 
@@ -104,7 +80,7 @@ def test_bfloat16_is_native_where_the_device_that_computes_has_it(
 def test_auto_follows_the_hardware_and_a_named_precision_does_not(
     monkeypatch: pytest.MonkeyPatch, precision: str, is_native: bool, policy: str
 ) -> None:
-    monkeypatch.setattr(hardware, "has_native_bfloat16", lambda: is_native)
+    monkeypatch.setattr(module, "has_native_bfloat16", lambda: is_native)
 
     assert choose_policy(precision) == policy
 
