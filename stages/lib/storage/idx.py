@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.errors import UserError
+from stages.lib.storage.files import check_exists
 
 UINT8_CODE = 0x08
 REMEDY = "remove it and run `dvc repro` again"
@@ -20,15 +21,14 @@ REMEDY = "remove it and run `dvc repro` again"
 def read_idx(path: Path, num_dims: int) -> np.ndarray:
     """Reads an IDX file of unsigned bytes into a uint8 array with `num_dims` dimensions.
 
-    The header is held against the size of the file before any value is read, so no header, however large the
-    sizes that it promises, costs memory.
+    The sizes in the header are compared with the size of the file before any value is read, so that a damaged header
+    cannot make it take memory for values that are not there.
 
     Raises:
         UserError: if there is no such file, or it is not IDX, holds another type or number of dimensions, or is too
             short or too long.
     """
-    if not path.exists():
-        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+    check_exists(path)
     with path.open("rb") as file:
         size_bytes = file.seek(0, 2)
         file.seek(0)
@@ -90,7 +90,7 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
 
 
 def format_shape(shape: tuple[int, ...]) -> str:
-    """Writes a shape as people do.
+    """Writes a shape for a message.
 
     >>> format_shape((60000, 28, 28))
     '60000 x 28 x 28'
