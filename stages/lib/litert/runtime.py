@@ -37,19 +37,19 @@ def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpret
 
 def _check_signature(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
     def is_known(tensor: Mapping[str, Any]) -> bool:
-        scale, _ = tensor["quantization"]  # 0 without one
+        scale, _ = tensor["quantization"]  # 0 if it is not quantized
         return tensor["dtype"] is np.float32 or (tensor["dtype"] is np.int8 and scale > 0)
 
-    shapes = [tuple(tensor["shape"].tolist()) for tensor in (*inputs, *outputs)]
-    if len(inputs) == len(outputs) == 1 and all(map(is_known, (*inputs, *outputs))):
-        images, logits = shapes
+    def describe(tensors: Sequence[Mapping[str, Any]]) -> str:
+        return ", ".join(f"{tensor['dtype'].__name__} {tuple(tensor['shape'].tolist())}" for tensor in tensors)
+
+    if len(inputs) == len(outputs) == 1 and is_known(inputs[0]) and is_known(outputs[0]):
+        images, logits = inputs[0]["shape"], outputs[0]["shape"]
         if len(images) == 4 and images[1] == images[2] and images[3] == 1 and len(logits) == 2:
             return
-    types = [tensor["dtype"].__name__ for tensor in (*inputs, *outputs)]
-    described = [f"{type_} {shape}" for type_, shape in zip(types, shapes, strict=True)]
     raise ValueError(
         "expected one input (N, size, size, 1) and one output (N, classes), each float32 or int8 with a scale; "
-        f"got inputs {', '.join(described[: len(inputs)])} and outputs {', '.join(described[len(inputs) :])}"
+        f"got inputs {describe(inputs)} and outputs {describe(outputs)}"
     )
 
 

@@ -110,19 +110,14 @@ def _build_layer(
     layer: Layer, seed: int, policy: str, step: Callable[[], tf.Tensor] | None, synchronized: bool
 ) -> keras.layers.Layer:
     common = {"name": layer.name, "dtype": policy}
+    with_kernel = {"kernel_initializer": keras.initializers.HeUniform(seed), **common}
     match layer.kind:
         case "conv":
             return keras.layers.Conv2D(
-                layer.output_shape[-1],
-                layer.kernel_size,
-                strides=layer.strides,
-                padding="same",
-                kernel_initializer=keras.initializers.HeUniform(seed),
-                **common,
+                layer.output_shape[-1], layer.kernel_size, layer.strides, padding="same", **with_kernel
             )
         case "dense":
-            initializer = keras.initializers.HeUniform(seed)
-            return keras.layers.Dense(layer.output_shape[-1], kernel_initializer=initializer, **common)
+            return keras.layers.Dense(layer.output_shape[-1], **with_kernel)
         case "batch_norm":
             # Keras's momentum of 0.99 remembers hundreds of updates: too many for short runs.
             return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **common)

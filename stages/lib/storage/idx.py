@@ -29,25 +29,21 @@ def read_idx(path: Path, num_dims: int) -> np.ndarray:
             short or too long.
     """
     check_exists(path)
+    magic = bytes([0, 0, UINT8_CODE, num_dims])
+    header_bytes = 4 + 4 * num_dims
     with path.open("rb") as file:
-        size_bytes = file.seek(0, 2)
-        file.seek(0)
-        header_bytes = 4 + 4 * num_dims
         header = file.read(header_bytes)
-        if len(header) < 4 or header[:2] != b"\0\0":
+        if header[:4] != magic:
             raise UserError(
-                f"{path}: expected an IDX file, which starts with 0000; found {header[:4].hex()!r}; {REMEDY}"
+                f"{path}: expected an IDX file of unsigned bytes in {num_dims} dimensions, which starts with "
+                f"{magic.hex()}; found {header[:4].hex()!r}; {REMEDY}"
             )
-        if header[2] != UINT8_CODE:
-            raise UserError(f"{path}: expected type code 0x08 (unsigned byte), found 0x{header[2]:02x}; {REMEDY}")
-        if header[3] != num_dims:
-            raise UserError(f"{path}: expected {num_dims} dimensions, found {header[3]}; {REMEDY}")
         if len(header) < header_bytes:
             raise UserError(f"{path}: expected a header of {header_bytes} bytes, found {len(header)}; {REMEDY}")
         shape = struct.unpack(f">{num_dims}I", header[4:])
         if 0 in shape:
             raise UserError(f"{path}: expected sizes of at least 1, found {format_shape(shape)}; {REMEDY}")
-        promised_bytes, found_bytes = math.prod(shape), size_bytes - header_bytes
+        promised_bytes, found_bytes = math.prod(shape), path.stat().st_size - header_bytes
         if promised_bytes != found_bytes:
             raise UserError(
                 f"{path}: expected {format_shape(shape)} = {promised_bytes} bytes after the header, "
