@@ -36,7 +36,7 @@ def compute_cross_entropy_loss(y_true: np.ndarray, probabilities: np.ndarray) ->
 
 
 def compute_confusion_matrix(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts (num_classes, num_classes) int64: rows are true labels, columns predicted ones.
+    """Counts (num_classes, num_classes) int64 pairs: rows are true labels, columns predicted ones.
 
     >>> compute_confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
     [[1, 1], [0, 1]]
