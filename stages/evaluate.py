@@ -120,9 +120,8 @@ def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figur
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.2, 5), sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
     top.plot(confidence[filled], accuracy[filled], marker="o", color=COLORS[0], label="this model")
-    top.set(
-        xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}\nexpected calibration error {100 * error:.2f} %"
-    )
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    top.set_title(f"{title}\nexpected calibration error {100 * error:.2f} %")
     top.legend(loc="upper left", frameon=False)
     bottom.bar((np.arange(num_bins) + 0.5) / num_bins, 100 * share, width=0.9 / num_bins, color=COLORS[0])
     bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="% of images")
@@ -135,9 +134,8 @@ def plot_gallery(
     """Plots (N, size, size) uint8 images, N >= 0, with true and predicted class and the probability of the latter."""
     num_columns = 6
     num_rows = max(1, math.ceil(len(images) / num_columns))
-    figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=(1.5 * num_columns, 1.75 * num_rows + 0.5), squeeze=False
-    )
+    size_inches = (1.5 * num_columns, 1.75 * num_rows + 0.5)
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=size_inches, squeeze=False)
     figure.suptitle(f"{title}: the {len(images)} most confident mistakes on the test images")
     for axis in axes.flat:
         axis.axis("off")
@@ -176,9 +174,8 @@ def main() -> None:
     probabilities = compute_probabilities(predict_logits(model, x))
     reliability = compute_reliability(y_true, probabilities, params.evaluate.calibration_bins)
     metrics = measure_on_test_images(y_true, probabilities, reliability)
-    write_json(
-        output / "metrics.json", metrics | measure_under_distortions(model, x, y_true, augmentations, params.seed)
-    )
+    metrics |= measure_under_distortions(model, x, y_true, augmentations, params.seed)
+    write_json(output / "metrics.json", metrics)
     write_tables(output, y_true, probabilities.argmax(axis=1), class_names)
 
     figure = plot_reliability(reliability, metrics["calibration_error"], title=name)
