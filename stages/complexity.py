@@ -54,10 +54,10 @@ def compute_activation_bytes(shape: Sequence[int]) -> int:
 def compute_peak_activation_bytes(layers: Sequence[Layer]) -> int:
     """Computes the most memory that activations take together, one image, layer by layer.
 
-    They are a layer's input, its output, and a shortcut that waits for its add while the convolutions that it bypasses
-    run. Batch normalization, ReLU, dropout and flatten work in place, so only the other kinds hold an input and an
-    output at once. An add works in place, too: it adds the shortcut to what the convolution before it has written, and
-    so never holds more than that convolution did, whose input has gone by then.
+    These are the input of a layer, its output, and a shortcut that waits for its add while the convolutions beside it
+    run. Batch normalization, ReLU, dropout and flatten overwrite their input, so only other kinds hold input and output
+    at once. An add overwrites what the convolution before it wrote. It holds no more than that convolution did, whose
+    input is no longer needed.
     """
     return max(
         compute_activation_bytes(layer.input_shape)

@@ -1,8 +1,8 @@
-"""Which bytes is the study made of? Fetches the data set from the first source that has it, and proves it byte by byte.
+"""Which bytes is the study made of? Fetches the data set from the first source that has it, and verifies its SHA-256.
 
 Reads: params.yaml (`dataset.files`, `download`); and what `download.sources` lists: network, Debian package or folder.
 Writes: data/download/<name> for each of the four decompressed IDX files, all of one source, or none of them.
-Never looks into the files: what counts is their SHA-256. Never keeps a file that is cut or wrong.
+What the files hold is not looked at: only their SHA-256 counts. A file that is cut or wrong is never kept.
 """
 
 import gzip
@@ -37,7 +37,7 @@ OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16
 MAX_FILE_BYTES = 2**30  # 1 GiB; the largest file of Fashion-MNIST has 47 MB, and a gzip bomb must not fill the disk
-MIN_BYTES_PER_SECOND = 10_000  # a slower source is as good as dead: it would take most of an hour
+MIN_BYTES_PER_SECOND = 10_000  # a slower source would take most of an hour: the next one is tried
 
 
 class SourceError(Exception):
@@ -64,26 +64,21 @@ def download(sources: Sequence[str], files: Mapping[str, str], timeout_seconds: 
             try:
                 fetch_source(source, files, timeout_seconds, staging)
             except SourceError as error:
-                reasons.append(f"{source}: {error}")
-                tell(reasons[-1])
+                reasons.append(f"  - {source}: {error}\n")
+                tell(f"{source}: {error}")
                 continue
             folder.mkdir(exist_ok=True)
             for file_name in files:
                 (staging / file_name).replace(folder / file_name)
             return source
     raise UserError(
-        "\n".join(
-            [
-                "no source gave the data set:",
-                *(f"  - {reason}" for reason in reasons),
-                "do one of these, and run `dvc repro` again:",
-                "  - check the network; behind a proxy, set https_proxy",
-                "  - run `sudo apt-get install dataset-fashion-mnist` (Debian, Ubuntu), and add "
-                "folder:/usr/share/datasets/fashion-mnist to download.sources in params.yaml",
-                f"  - put {', '.join(files)}, each as it is or as .gz, into a folder, and add folder:PATH "
-                "to download.sources in params.yaml",
-            ]
-        )
+        f"no source gave the data set:\n{''.join(reasons)}"
+        "do one of these, and run `dvc repro` again:\n"
+        "  - check the network; behind a proxy, set https_proxy\n"
+        "  - run `sudo apt-get install dataset-fashion-mnist` (Debian, Ubuntu), and add "
+        "folder:/usr/share/datasets/fashion-mnist to download.sources in params.yaml\n"
+        f"  - put {', '.join(files)}, each as it is or as .gz, into a folder, and add folder:PATH to download.sources "
+        "in params.yaml"
     )
 
 
@@ -100,7 +95,7 @@ def fetch_source(source: str, files: Mapping[str, str], timeout_seconds: float, 
             extract_package(rest, timeout_seconds, raw)
         for file_name, sha256 in files.items():
             if kind == "folder":
-                path = find_file(expand_home(rest), file_name)
+                path = find_file(Path(rest), file_name)
             elif kind == "apt":
                 path = find_file(raw, f"**/{file_name}")
             else:
@@ -126,7 +121,7 @@ def fetch_url(url: str, timeout_seconds: float, path: Path) -> None:
         ):
             promised_bytes, received_bytes = response.length, 0
             window_start, window_bytes = time.monotonic(), 0
-            while chunk := response.read1(CHUNK_BYTES):  # read1 returns what came: a trickle cannot hide in one call
+            while chunk := response.read1(CHUNK_BYTES):  # read1 returns whatever came, however slowly
                 file.write(chunk)
                 bar.update(len(chunk))
                 received_bytes += len(chunk)
@@ -150,8 +145,8 @@ def fetch_url(url: str, timeout_seconds: float, path: Path) -> None:
 def open_url(url: str, timeout_seconds: float) -> http.client.HTTPResponse:
     """Sends the request and returns the answer, whose body is still to be read.
 
-    A socket's timeout covers neither the name look-up nor headers that trickle in, so another thread waits for the
-    answer, for at most twice `timeout_seconds`: a host whose first address is dead deserves a second try.
+    The timeout of a socket covers neither the look-up of the host nor an answer that comes byte by byte. So another
+    thread asks, and is waited for for twice `timeout_seconds`, in which a second address of the host can be tried.
 
     Raises:
         OSError, ValueError or http.client.HTTPException: whatever urllib raises; TimeoutError if no answer comes.
@@ -160,7 +155,7 @@ def open_url(url: str, timeout_seconds: float) -> http.client.HTTPResponse:
 
     def ask() -> None:
         try:
-            opener = urllib.request.build_opener()  # not urlopen, which keeps the proxies of its first call
+            opener = urllib.request.build_opener()  # urlopen would keep the proxies of its first call
             answers.put(opener.open(url, timeout=timeout_seconds))
         except Exception as error:
             answers.put(error)
@@ -199,7 +194,7 @@ def extract_package(package: str, timeout_seconds: float, folder: Path) -> None:
     options = ["Acquire::Retries=0", f"Acquire::http::Timeout={seconds}", f"Acquire::https::Timeout={seconds}"]
     is_root = os.geteuid() == 0
     if is_root:
-        options += ["APT::Sandbox::User=root"]  # apt's own user may not write into a private folder
+        options += ["APT::Sandbox::User=root"]  # apt's own user cannot write into this folder
     apt_get = ["apt-get", "-qq", *(f"--option={option}" for option in options)]
     try:
         run_command([*apt_get, "download", package], folder)
@@ -226,30 +221,21 @@ def run_command(command: Sequence[str], folder: Path) -> None:
         raise SourceError(lines[0] if lines else f"{command[0]} ended with status {result.returncode}")
 
 
-def expand_home(folder: str) -> Path:
-    """Returns `folder` as a path, with a leading ~ replaced.
-
-    Raises:
-        SourceError: if the user has no home folder.
-    """
-    try:
-        return Path(folder).expanduser()
-    except RuntimeError as error:
-        raise SourceError(str(error)) from error
-
-
 def find_file(folder: Path, pattern: str) -> Path:
-    """Returns the file in `folder` that matches `pattern`, or `pattern`.gz.
+    """Returns the file in `folder`, which may start with ~, that matches `pattern`, or `pattern`.gz.
 
     Raises:
         SourceError: if there is neither.
     """
     try:
+        folder = folder.expanduser()
         for path in (*folder.glob(pattern), *folder.glob(f"{pattern}.gz")):
             if path.is_file():
                 return path
     except OSError as error:
         raise SourceError(f"{folder}: {error.strerror}") from error
+    except RuntimeError as error:  # the user has no home folder
+        raise SourceError(str(error)) from error
     name = Path(pattern).name
     raise SourceError(f"neither {name} nor {name}.gz in it" if folder.is_dir() else "no such folder")
 
@@ -283,7 +269,7 @@ def write_verified(path: Path, sha256: str, target: Path) -> None:
 
 
 def tell(line: str) -> None:
-    """Prints a line about what goes on; what was written is printed by `main`."""
+    """Prints a line about the progress to stderr."""
     print(f"download: {line}", file=sys.stderr, flush=True)
 
 

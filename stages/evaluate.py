@@ -7,7 +7,7 @@ Reads:
     data/prepare/test.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
 
 Writes, in data/evaluate/<model>-<augmentation>/:
-    metrics.json: test accuracy and loss, expected calibration error, accuracy under each regime's own distortion.
+    metrics.json: test accuracy and loss, expected calibration error, accuracy on images distorted by each regime.
     classes.csv: precision, recall and F1 of each class.
     confusion.csv: actual and predicted class name of each test image, for DVC's confusion template.
     reliability.png: confidence against accuracy.   gallery.png: the most confident mistakes.
@@ -34,7 +34,8 @@ from stages.lib.network.metrics import (
     compute_probabilities,
     compute_reliability,
 )
-from stages.lib.network.model import predict_logits, read_model, to_network_input
+from stages.lib.network.model import predict_logits, read_model
+from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams
 from stages.lib.pictures.style import COLORS, write_figure
@@ -56,12 +57,21 @@ OUTPUT = Path("data/evaluate")
 
 
 def distort(x: np.ndarray, augmentation: AugmentationParams, seed: int) -> np.ndarray:
-    """Applies a regime once to (N, size, size, 1) float32 images; every model sees the same distorted images."""
+    """Applies a regime to (N, size, size, 1) float32 images in [0, 1]; it distorts them alike for every model."""
     return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), augmentation).numpy()
 
 
-def measure(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:
-    """Measures test accuracy, cross-entropy in nats, and expected calibration error."""
+def measure_on_test_images(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:
+    """Measures accuracy, loss and calibration.
+
+    Args:
+        y_true: (N,) integer labels.
+        probabilities: (N, classes), rows sum to 1.
+        reliability: of these, from `compute_reliability`.
+
+    Returns:
+        `test_accuracy` and `calibration_error`, fractions in [0, 1], and `test_loss`, the cross-entropy in nats.
+    """
     return {
         "test_accuracy": compute_accuracy(y_true, probabilities.argmax(axis=1)),
         "test_loss": round(compute_cross_entropy_loss(y_true, probabilities), 6),
@@ -76,37 +86,42 @@ def measure_under_distortions(
     augmentations: Mapping[str, AugmentationParams],
     seed: int,
 ) -> dict[str, float]:
-    """Measures the accuracy on x under each regime that changes images, as test_accuracy_under_<regime>."""
-    return {
-        f"test_accuracy_under_{name}": compute_accuracy(
-            y_true, predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
-        )
-        for name, augmentation in augmentations.items()
-        if not augmentation.is_identity
-    }
+    """Measures the accuracy on distorted images, as test_accuracy_under_<regime>, for each regime that changes images.
+
+    Args:
+        model: from x to logits.
+        x: (N, size, size, 1) float32 in [0, 1].
+        y_true: (N,) integer labels.
+        augmentations: the regimes by name.
+        seed: of the distortions.
+    """
+    accuracies = {}
+    for name, augmentation in augmentations.items():
+        if not augmentation.is_identity:
+            y_pred = predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
+            accuracies[f"test_accuracy_under_{name}"] = compute_accuracy(y_true, y_pred)
+    return accuracies
 
 
 def list_class_scores(confusion_matrix: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
     """Lists class, precision, recall, F1 and number of images, a row per class."""
+    scores, counts = compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1)
     return [
         {"class": name, "precision": f"{p:.4f}", "recall": f"{r:.4f}", "f1": f"{f:.4f}", "images": int(count)}
-        for name, (p, r, f), count in zip(
-            class_names, compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1), strict=True
-        )
+        for name, (p, r, f), count in zip(class_names, scores, counts, strict=True)
     ]
 
 
 def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figure:
-    """Plots (bins, 3) share, confidence and accuracy: accuracy in each bin above the share of images in it."""
+    """Plots (bins, 3) from `compute_reliability`: above, accuracy by confidence; below, the share of images by bin."""
     num_bins = len(reliability)
     share, confidence, accuracy = reliability.T
     filled = share > 0
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(4.2, 5), sharex=True, height_ratios=[3, 1])
     top.plot([0, 1], [0, 1], color="0.6", linestyle="--", linewidth=1, label="perfectly calibrated")
     top.plot(confidence[filled], accuracy[filled], marker="o", color=COLORS[0], label="this model")
-    top.set(
-        xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}\nexpected calibration error {100 * error:.2f} %"
-    )
+    top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+    top.set_title(f"{title}\nexpected calibration error {100 * error:.2f} %")
     top.legend(loc="upper left", frameon=False)
     bottom.bar((np.arange(num_bins) + 0.5) / num_bins, 100 * share, width=0.9 / num_bins, color=COLORS[0])
     bottom.set(xlabel="confidence (probability of the predicted class)", ylabel="% of images")
@@ -116,12 +131,11 @@ def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figur
 def plot_gallery(
     images: np.ndarray, y_true: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...], title: str
 ) -> Figure:
-    """Plots (N, size, size) images, N >= 0, with true and predicted name and the confidence in the wrong one."""
+    """Plots (N, size, size) uint8 images, N >= 0, with true and predicted class and the probability of the latter."""
     num_columns = 6
     num_rows = max(1, math.ceil(len(images) / num_columns))
-    figure, axes = plt.subplots(
-        num_rows, num_columns, figsize=(1.5 * num_columns, 1.75 * num_rows + 0.5), squeeze=False
-    )
+    size_inches = (1.5 * num_columns, 1.75 * num_rows + 0.5)
+    figure, axes = plt.subplots(num_rows, num_columns, figsize=size_inches, squeeze=False)
     figure.suptitle(f"{title}: the {len(images)} most confident mistakes on the test images")
     for axis in axes.flat:
         axis.axis("off")
@@ -133,7 +147,7 @@ def plot_gallery(
 
 
 def find_confident_mistakes(y_true: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
-    """Returns the indices of at most `count` wrong predictions, the most confident first."""
+    """Returns the indices of at most `count` wrongly predicted images, those with the most confident answer first."""
     y_pred = probabilities.argmax(axis=1)
     mistakes = np.flatnonzero(y_pred != y_true)
     confidence = probabilities[mistakes, y_pred[mistakes]]
@@ -148,39 +162,27 @@ def write_tables(folder: Path, y_true: np.ndarray, y_pred: np.ndarray, class_nam
     write_csv(folder / "confusion.csv", [{"actual": class_names[t], "predicted": class_names[p]} for t, p in pairs])
 
 
-def write_figures(
-    folder: Path,
-    images: np.ndarray,
-    y_true: np.ndarray,
-    probabilities: np.ndarray,
-    reliability: np.ndarray,
-    metrics: Mapping[str, float],
-    class_names: tuple[str, ...],
-    num_mistakes: int,
-) -> None:
-    """Writes reliability.png and gallery.png."""
-    figure = plot_reliability(reliability, metrics["calibration_error"], folder.name)
-    write_figure(folder / "reliability.png", figure)
-    mistakes = find_confident_mistakes(y_true, probabilities, num_mistakes)
-    figure = plot_gallery(images[mistakes], y_true[mistakes], probabilities[mistakes], class_names, folder.name)
-    write_figure(folder / "gallery.png", figure)
-
-
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    output = OUTPUT / "-".join(parse_names(__doc__, model="models", augmentation="augmentations"))
-    augmentations = {name: params.augmentations[name] for name in params.study.augmentations}
-    class_names, num_mistakes = params.dataset.class_names, params.evaluate.gallery_images
+    name = "-".join(parse_names(__doc__, model="models", augmentation="augmentations"))
+    output, class_names = OUTPUT / name, params.dataset.class_names
     images, y_true = read_split(TEST_SET)
-    model, x = read_model(MODELS / output.name / "model.h5"), to_network_input(images)
+    model, x = read_model(MODELS / name / "model.h5"), to_network_input(images)
+    augmentations = {regime: params.augmentations[regime] for regime in params.study.augmentations}
+
     probabilities = compute_probabilities(predict_logits(model, x))
     reliability = compute_reliability(y_true, probabilities, params.evaluate.calibration_bins)
-    metrics = measure(y_true, probabilities, reliability)
+    metrics = measure_on_test_images(y_true, probabilities, reliability)
     metrics |= measure_under_distortions(model, x, y_true, augmentations, params.seed)
     write_json(output / "metrics.json", metrics)
     write_tables(output, y_true, probabilities.argmax(axis=1), class_names)
-    write_figures(output, images, y_true, probabilities, reliability, metrics, class_names, num_mistakes)
+
+    figure = plot_reliability(reliability, metrics["calibration_error"], title=name)
+    write_figure(output / "reliability.png", figure)
+    shown = find_confident_mistakes(y_true, probabilities, params.evaluate.gallery_images)
+    figure = plot_gallery(images[shown], y_true[shown], probabilities[shown], class_names, title=name)
+    write_figure(output / "gallery.png", figure)
     print(f"{output}: test accuracy {metrics['test_accuracy']:.4f}")
 
 

@@ -1,21 +1,20 @@
 """What are the models worth as files that are deployed? Exports those of one stage; `python -m stages.export SOURCE`.
 
-Each model becomes two LiteRT files: float32, and int8 throughout, whose ranges are measured on training images and
-whose weights are rounded, so that it compresses better. Every accuracy of a file is measured through the runtime that
-would serve it.
+Each model becomes two LiteRT files: float32, and int8 throughout. For int8, the range of every activation is measured
+on training images, and weights are rounded so that the file compresses better. Accuracies of a file are measured with
+the LiteRT runtime, which would run it where it is deployed.
 
 Reads:
     data/<source>/.../model.h5, metrics.json, for a source of train, prune or shrink: of train, every model of the study
-        with the chosen augmentation; of the others, whatever params.yaml lists for them.
+        with the chosen augmentation; of the others, all that params.yaml lists for them.
     data/select_model/choice.json: the chosen augmentation, for train only.
     data/prepare/train.npz, val.npz, test.npz.
 
-Writes, in data/export/<source>/<name>/, where the name is that of the model's folder, with - for /:
+Writes, in data/export/<source>/<name>/, where the name is that of the variant, such as lamp-0.95:
     float32.tflite, int8.tflite.
-    metrics.json: accuracy of both, and of the Keras model as its stage measured it; size raw and gzipped.
-and, no DVC outputs:
-    data/timing/latency/<source>/<name>-<precision>.json: how long the file takes and how much memory; no two runs
-        take the same.
+    metrics.json: accuracies of both, and that of the Keras model, which its stage measured; bytes, raw and gzipped.
+and, which are no DVC outputs, since no two runs take the same time:
+    data/timing/latency/<source>/<name>-<precision>.json: how long the file takes, and how much memory.
 
 A conversion that costs more validation accuracy than `export` in params.yaml allows is refused. The test accuracy is
 only reported.
@@ -23,7 +22,7 @@ only reported.
 
 import os
 import sys
-from hashlib import sha256
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +30,24 @@ from tqdm import tqdm
 
 from stages.lib.errors import UserError
 from stages.lib.litert.convert import convert_to_float32, convert_to_int8
-from stages.lib.litert.latency import measure_in_fresh_process
+from stages.lib.litert.latency import measure_latency_in_fresh_process
 from stages.lib.litert.runtime import predict_logits, read_interpreter
-from stages.lib.network.metrics import compute_accuracy
+from stages.lib.network.metrics import compute_accuracy, is_loss_within
 from stages.lib.network.model import read_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.machine import read_cpu_name
 from stages.lib.running.runner import TIMING, run_stage
-from stages.lib.storage.files import compute_gzip_size_bytes, read_json, read_split, replacing, write_json
+from stages.lib.storage.files import (
+    compute_gzip_size_bytes,
+    compute_sha256,
+    read_json,
+    read_split,
+    replacing,
+    write_json,
+)
+from stages.lib.storage.variant import Variant
 
 READS = (
     "seed",
@@ -51,21 +58,20 @@ READS = (
     "shrink.macs_shares",
     "export",
 )
-DATA = Path("data")
+PREPARED = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
-OUTPUT = Path("data/export")
 SOURCES = ("train", "prune", "shrink")
 BATCH_SIZE = 20
 
 
-def list_folders(source: str, study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> list[str]:
-    """Lists the folders within data/<source>/ of the models to export."""
+def list_variants(source: str, study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> list[Variant]:
+    """Lists the models of a stage that are exported."""
     if source == "train":
         augmentation = read_json(CHOICE)["augmentation"]
-        return [f"{model}-{augmentation}" for model in study.models]
+        return [Variant(source, model, augmentation) for model in study.models]
     if source == "prune":
-        return [f"{ranking}/{sparsity}" for ranking in prune.rankings for sparsity in prune.sparsities]
-    return [f"{filters}/{share}" for filters in shrink.filters for share in shrink.macs_shares]
+        return [Variant(source, ranking, sparsity) for ranking in prune.rankings for sparsity in prune.sparsities]
+    return [Variant(source, filters, share) for filters in shrink.filters for share in shrink.macs_shares]
 
 
 def sample_images(images: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -85,8 +91,7 @@ def check_loss(path: Path, keras_val_accuracy: float, val_accuracy: float, max_l
     Raises:
         UserError: if it is more than `max_loss`, a difference of accuracies.
     """
-    slack = 1e-9  # for binary rounding; one image more or less is far more
-    if keras_val_accuracy - val_accuracy > max_loss + slack:
+    if not is_loss_within(keras_val_accuracy, val_accuracy, max_loss):
         raise UserError(
             f"{path}: expected the conversion to cost at most {max_loss:g} of validation accuracy "
             f"(export.max_loss_{path.stem} in params.yaml), got {keras_val_accuracy - val_accuracy:.4f}: "
@@ -96,31 +101,29 @@ def check_loss(path: Path, keras_val_accuracy: float, val_accuracy: float, max_l
 
 
 def export_model(
-    source: Path,
-    folder: Path,
-    representative: np.ndarray,
+    variant: Variant,
+    calibration_images: np.ndarray,
     weight_bits: int,
+    max_losses: Mapping[str, float],
     val: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
-    max_losses: dict[str, float],
 ) -> dict[str, float]:
-    """Writes both files of the Keras model `source`, and measures them on (images, labels) pairs.
+    """Writes both LiteRT files of a model and their metrics.json, which it also returns.
 
     Args:
-        source: the model's HDF5 file, beside which metrics.json says its validation accuracy.
-        folder: where the files go.
-        representative: (N, size, size) uint8 images from which the ranges of int8 are measured.
+        variant: the model; the metrics.json beside it holds its validation accuracy.
+        calibration_images: (N, size, size) uint8, on which the ranges of the int8 activations are measured.
         weight_bits: that int8 weights are rounded to.
-        val: what the conversion is checked on.
-        test: what is only reported.
-        max_losses: of validation accuracy, by precision.
+        max_losses: largest loss of validation accuracy by the conversion, by precision.
+        val: images and labels on which the loss is measured.
+        test: images and labels on which the accuracy is only reported.
     """
-    model = read_model(source)
-    metrics = {"keras_val_accuracy": read_json(source.with_name("metrics.json"))["val_accuracy"]}
-    contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, representative, weight_bits)}
+    model = read_model(variant.folder / "model.h5")
+    metrics = {"keras_val_accuracy": read_json(variant.folder / "metrics.json")["val_accuracy"]}
+    contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, calibration_images, weight_bits)}
     for precision, content in contents.items():
-        path = folder / f"{precision}.tflite"
-        with replacing(path) as temporary:  # a refused file never gets its name
+        path = variant.exported / f"{precision}.tflite"
+        with replacing(path) as temporary:  # so that a refused file is not left behind
             temporary.write_bytes(content)
             val_accuracy = measure_accuracy_of_file(temporary, *val)
             check_loss(path, metrics["keras_val_accuracy"], val_accuracy, max_losses[precision])
@@ -128,33 +131,40 @@ def export_model(
         metrics[f"{precision}_test_accuracy"] = measure_accuracy_of_file(path, *test)
         metrics[f"{precision}_size_bytes"] = len(content)
         metrics[f"{precision}_gzip_size_bytes"] = compute_gzip_size_bytes(content)
-    write_json(folder / "metrics.json", metrics)
+    write_json(variant.exported / "metrics.json", metrics)
     return metrics
 
 
-def write_latency(path: Path, output: Path) -> None:
+def write_latency(variant: Variant, precision: str) -> None:
     """Measures the latency of a LiteRT file and writes it, with what identifies file and machine."""
-    identity = {"sha256": sha256(path.read_bytes()).hexdigest(), "cpu": read_cpu_name()}
-    write_json(output, identity | measure_in_fresh_process(path))
+    path = variant.exported / f"{precision}.tflite"
+    identity = {"sha256": compute_sha256(path), "cpu": read_cpu_name()}
+    output = TIMING / "latency" / variant.source / f"{variant.name}-{precision}.json"
+    write_json(output, identity | measure_latency_in_fresh_process(path))
 
 
 def main() -> None:
     """Runs the stage."""
     (source,) = parse_names(__doc__, source=SOURCES)
     params = load_params(reads=READS)
-    export, timing = params.export, TIMING / "latency" / source
-    train, val, test = (read_split(DATA / f"prepare/{split}.npz") for split in ("train", "val", "test"))
-    representative = sample_images(train[0], export.calibration_images, params.seed)
-    max_losses = {"float32": export.max_loss_float32, "int8": export.max_loss_int8}
-    how = (representative, export.weight_bits, val, test, max_losses)
-    folders = list_folders(source, params.study, params.prune, params.shrink)
-    for folder in tqdm(folders, f"export {source}", leave=False, unit="model", disable=not sys.stderr.isatty()):
-        output = OUTPUT / source / folder.replace("/", "-")
-        metrics = export_model(DATA / source / folder / "model.h5", output, *how)
+    train_images, _ = read_split(PREPARED / "train.npz")
+    val, test = read_split(PREPARED / "val.npz"), read_split(PREPARED / "test.npz")
+    calibration_images = sample_images(train_images, params.export.calibration_images, params.seed)
+    max_losses = {"float32": params.export.max_loss_float32, "int8": params.export.max_loss_int8}
+    variants = list_variants(source, params.study, params.prune, params.shrink)
+    for variant in tqdm(variants, f"export {source}", leave=False, unit="model", disable=not sys.stderr.isatty()):
+        metrics = export_model(
+            variant,
+            calibration_images=calibration_images,
+            weight_bits=params.export.weight_bits,
+            max_losses=max_losses,
+            val=val,
+            test=test,
+        )
         for precision in max_losses:
-            write_latency(output / f"{precision}.tflite", timing / f"{output.name}-{precision}.json")
+            write_latency(variant, precision)
         shown = ", ".join(f"{name} {metrics[f'{name}_val_accuracy']:.4f}" for name in ("keras", *max_losses))
-        tqdm.write(f"{output}: validation accuracy {shown}")
+        tqdm.write(f"{variant.exported}: validation accuracy {shown}")
 
 
 if __name__ == "__main__":

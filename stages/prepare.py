@@ -51,7 +51,7 @@ def check_split(split: str, labels: np.ndarray, num_classes: int) -> None:
     """Checks that a split has an image of every class.
 
     Raises:
-        UserError: if a class has none; everything after would measure nothing for it.
+        UserError: if a class has none: no later stage could measure anything for it.
     """
     missing = np.setdiff1d(np.arange(num_classes), labels)
     if len(missing):

@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from stages.lib.network.keras2 import tf
-from stages.lib.network.model import to_network_input
+from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams
 from stages.lib.pictures.style import COLORS, write_figure
@@ -78,25 +78,20 @@ def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str)
 
 
 def describe(name: str, augmentation: AugmentationParams) -> str:
-    """Writes a regime as a title.
+    """Describes a regime in the title of its picture.
 
     >>> describe("mild", load_params().augmentations["mild"])
     'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
     """
-    parts = []
-    if augmentation.rotation_degrees:
-        parts.append(f"rotation up to {augmentation.rotation_degrees:g}°")
-    if augmentation.shift_fraction:
-        parts.append(f"shift up to {100 * augmentation.shift_fraction:g} %")
-    if augmentation.zoom_fraction:
-        parts.append(f"zoom up to {100 * augmentation.zoom_fraction:g} %")
-    if augmentation.shift_px:
-        parts.append(f"shift up to {augmentation.shift_px} px")
-    if augmentation.erase_px:
-        parts.append(f"a square of {augmentation.erase_px} px erased")
-    if augmentation.horizontal_flip:
-        parts.append("half of the images mirrored")
-    return f"{name}: {', '.join(parts) or 'images as they are'}"
+    limits = (
+        (augmentation.rotation_degrees, f"rotation up to {augmentation.rotation_degrees:g}°"),
+        (augmentation.shift_fraction, f"shift up to {100 * augmentation.shift_fraction:g} %"),
+        (augmentation.zoom_fraction, f"zoom up to {100 * augmentation.zoom_fraction:g} %"),
+        (augmentation.shift_px, f"shift up to {augmentation.shift_px} px"),
+        (augmentation.erase_px, f"a square of {augmentation.erase_px} px erased"),
+        (augmentation.horizontal_flip, "half of the images mirrored"),
+    )
+    return f"{name}: {', '.join(text for limit, text in limits if limit) or 'images as they are'}"
 
 
 def main() -> None:

@@ -29,10 +29,9 @@ import numpy as np
 
 from stages.lib.cost.macs import count_macs
 from stages.lib.cost.sparsity import allocate_by_lamp, allocate_uniformly, compute_sparsity, count_zeros, has_sparsity
-from stages.lib.network.accuracy import measure_stored_model
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras, tf
-from stages.lib.network.model import StatelessDropout, read_model, write_model
+from stages.lib.network.model import StatelessDropout, measure_stored_model, read_model, write_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, PruneParams
 from stages.lib.running.arguments import parse_names

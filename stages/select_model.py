@@ -23,6 +23,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from stages.lib.network.metrics import is_loss_within
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ModelParams
 from stages.lib.pictures.style import COLORS, write_figure
@@ -76,8 +77,7 @@ def read_candidate(model: str, augmentation: str) -> Candidate:
 def list_equally_accurate(candidates: Sequence[Candidate], tolerance: float) -> list[Candidate]:
     """Lists the candidates whose validation accuracy is within `tolerance` of the best."""
     best = max(candidate.val_accuracy for candidate in candidates)
-    slack = 1e-9  # for binary rounding; one image more or less is far more
-    return [candidate for candidate in candidates if best - candidate.val_accuracy <= tolerance + slack]
+    return [candidate for candidate in candidates if is_loss_within(best, candidate.val_accuracy, tolerance)]
 
 
 def select_candidate(candidates: Sequence[Candidate], tolerance: float) -> Candidate:

@@ -34,6 +34,7 @@ from stages.lib.network.metrics import (
     compute_expected_calibration_error,
     compute_probabilities,
     compute_reliability,
+    is_loss_within,
 )
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import DatasetParams, Params, PruneParams, ShrinkParams
@@ -94,8 +95,7 @@ def list_good_files(
     Raises:
         UserError: if there are none; the message names the nearest.
     """
-    slack = 1e-9  # for binary rounding; one image more or less is far more
-    good = [file for file in files if chosen["val_accuracy"] - file["val_accuracy"] <= max_loss + slack]
+    good = [file for file in files if is_loss_within(chosen["val_accuracy"], file["val_accuracy"], max_loss)]
     if not good:
         nearest = max(files, key=lambda file: file["val_accuracy"])
         raise UserError(

@@ -41,10 +41,9 @@ from stages.lib.cost.filters import (
     score_filters,
 )
 from stages.lib.cost.macs import count_macs, count_parameters
-from stages.lib.network.accuracy import measure_stored_model
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras
-from stages.lib.network.model import read_model, write_model
+from stages.lib.network.model import measure_stored_model, read_model, write_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ShrinkParams
 from stages.lib.running.arguments import parse_names

@@ -29,7 +29,8 @@ import numpy as np
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.metrics import compute_accuracy, compute_cross_entropy_loss, compute_probabilities
-from stages.lib.network.model import predict_logits, to_network_input, write_model
+from stages.lib.network.model import predict_logits, write_model
+from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.machine import read_cpu_name

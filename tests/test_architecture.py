@@ -35,20 +35,6 @@ def test_layers_of_a_tiny_network_are_listed_in_full() -> None:
     ]
 
 
-def test_convolutions_are_numbered_through_all_blocks_and_each_block_ends_in_a_pool() -> None:
-    layers = list_layers(28, 10, [[32, 64], [64, 128]], False, False, dense=[], batch_norm=[], dropout=0)
-    assert [(layer.name, layer.output_shape) for layer in layers if layer.kind != "relu"] == [
-        ("conv1", (28, 28, 32)),
-        ("conv2", (28, 28, 64)),
-        ("pool1", (14, 14, 64)),
-        ("conv3", (14, 14, 64)),
-        ("conv4", (14, 14, 128)),
-        ("pool2", (7, 7, 128)),
-        ("flatten", (6272,)),
-        ("logits", (10,)),
-    ]
-
-
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("conv", ["conv1_bn", "conv2_bn"]), ("flatten", ["flatten_bn"]), ("dense", ["dense1_bn", "dense2_bn"])],
@@ -56,47 +42,6 @@ def test_convolutions_are_numbered_through_all_blocks_and_each_block_ends_in_a_p
 def test_batch_norm_follows_each_layer_of_its_kind_alone_and_never_the_logits(kind: str, expected: list[str]) -> None:
     names = list_names(blocks=[[4, 4]], dense=[5, 6], batch_norm=[kind])
     assert [name for name in names if name.endswith("_bn")] == expected
-
-
-@pytest.mark.parametrize("name", ["conv1", "dense1"])
-def test_batch_norm_stands_between_a_layer_and_its_relu(name: str) -> None:
-    names = list_names(batch_norm=EVERYTHING)
-    start = names.index(name)
-    assert names[start : start + 3] == [name, f"{name}_bn", f"{name}_relu"]
-
-
-def test_dropout_follows_the_relu_of_each_hidden_dense_layer() -> None:
-    names = list_names(dense=[5, 6], dropout=0.25)
-    assert names[-7:] == [
-        "dense1",
-        "dense1_relu",
-        "dense1_dropout",
-        "dense2",
-        "dense2_relu",
-        "dense2_dropout",
-        "logits",
-    ]
-
-
-def test_dropout_of_zero_adds_no_layer() -> None:
-    assert [name for name in list_names(dropout=0) if "dropout" in name] == []
-
-
-def test_each_layer_takes_what_the_one_before_gives() -> None:
-    layers = list_layers(29, 10, [[3, 4], [5]], False, False, dense=[6], batch_norm=EVERYTHING, dropout=0.5)
-    assert layers[0].input_shape == (29, 29, 1)
-    assert [layer.input_shape for layer in layers[1:]] == [layer.output_shape for layer in layers[:-1]]
-
-
-def test_pool_drops_the_last_row_and_column_of_an_odd_size() -> None:
-    (pool,) = (layer for layer in list_layers(7, 3, [[2]], False, False, [], [], 0) if layer.kind == "max_pool")
-    assert (pool.input_shape, pool.output_shape) == ((7, 7, 2), (3, 3, 2))
-
-
-@pytest.mark.parametrize(("image_size_px", "num_blocks"), [(2, 1), (3, 1), (4, 2), (28, 4), (32, 5)])
-def test_pools_down_to_exactly_one_pixel_are_allowed(image_size_px: int, num_blocks: int) -> None:
-    layers = list_layers(image_size_px, 3, [[2]] * num_blocks, False, False, [], [], 0)
-    assert [layer.output_shape for layer in layers if layer.kind == "max_pool"][-1] == (1, 1, 2)
 
 
 @pytest.mark.parametrize(("image_size_px", "num_blocks"), [(1, 1), (2, 2), (3, 2), (28, 5), (32, 6)])
@@ -143,17 +88,6 @@ def test_every_pair_of_every_block_is_bypassed_by_its_own_input() -> None:
     assert {layer.name for layer in layers if layer.kind == "add"} == set(shortcuts)
 
 
-def test_a_shortcut_has_the_shape_of_what_it_is_added_to() -> None:
-    layers = list_small(blocks=[[4, 7, 4, 5, 4], [8, 8, 8]], residual=True)
-    shapes = {layer.name: layer.output_shape for layer in layers}
-    adds = [layer for layer in layers if layer.kind == "add"]
-    assert [shapes[layer.shortcut] for layer in adds] == [layer.input_shape for layer in adds]
-
-
-def test_without_residual_no_layer_has_a_shortcut() -> None:
-    assert {layer.shortcut for layer in list_small(blocks=[[4, 4, 4]])} == {""}
-
-
 @pytest.mark.parametrize("block", [[4, 4], [], [4, 4, 4, 4]])
 def test_a_block_without_whole_pairs_is_refused_where_residual_is_true(block: list[int]) -> None:
     expected = rf"^blocks: block 2 of 2: expected an odd number of convolutions .*; got {re.escape(str(block))}$"
@@ -185,10 +119,6 @@ def test_dropout_follows_the_global_pool_only_where_no_hidden_dense_layer_does()
     assert list_names(global_pool=True, dense=[], dropout=0)[-2:] == ["global_pool", "logits"]
     names = list_names(global_pool=True, dropout=0.25)
     assert [name for name in names if "dropout" in name] == ["dense1_dropout"]
-
-
-def test_without_global_pool_and_hidden_dense_layers_nothing_is_dropped() -> None:
-    assert [name for name in list_names(dense=[], dropout=0.25) if "dropout" in name] == []
 
 
 @pytest.mark.parametrize(("image_size_px", "most_blocks"), [(1, 1), (2, 2), (3, 2), (28, 5)])

@@ -14,8 +14,8 @@ from stages.lib.litert.runtime import predict_logits as predict_logits_of_file
 from stages.lib.litert.runtime import read_interpreter
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
-from stages.lib.network.model import build_model, predict_logits, to_network_input
-from stages.lib.params.load import load_params
+from stages.lib.network.model import build_model, predict_logits
+from stages.lib.network.pixels import to_network_input
 from stages.lib.storage.files import compute_gzip_size_bytes
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
@@ -173,15 +173,6 @@ def test_the_ranges_are_those_of_the_images_that_are_given(tmp_path: Path) -> No
     assert given["quantization"] == (pytest.approx(0.2 / 255), -128)
 
 
-def test_the_fifth_model_of_params_converts(tmp_path: Path) -> None:
-    layers = list_layers(8, 3, **load_params().models["fifth"].model_dump())
-
-    content = convert_to_int8(build_model(layers, seed=1), np.pad(IMAGES, [(0, 0), (1, 1), (1, 1)])[:5], 7)
-
-    (tmp_path / "model.tflite").write_bytes(content)
-    assert read_interpreter(tmp_path / "model.tflite", 1, 1).get_output_details()[0]["dtype"] is np.int8
-
-
 def test_the_bytes_are_the_same_in_every_process_whatever_it_did_before() -> None:
     build_plain()  # counts up what names of layers and functions are made from
     model = build_residual()
@@ -200,13 +191,3 @@ def test_a_conversion_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     convert_to_int8(model, IMAGES, 7)
 
     assert capfd.readouterr() == ("", "")
-
-
-def test_the_model_is_left_as_it_is() -> None:
-    model = build_plain()
-    before = model.get_weights()
-
-    convert_to_float32(model)
-    convert_to_int8(model, IMAGES, 7)
-
-    assert all(np.array_equal(old, new) for old, new in zip(before, model.get_weights(), strict=True))

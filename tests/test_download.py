@@ -210,10 +210,6 @@ def test_one_bad_file_of_four_is_one_readable_reason_soon_and_leaves_nothing(
     assert list(Path("data").iterdir()) == []
 
 
-def test_a_port_where_nobody_listens_is_named(dead_url: str) -> None:
-    assert f"\n  - {dead_url}: {FIRST}.gz: Connection refused\n" in fail(dead_url)
-
-
 def test_a_host_that_does_not_exist_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
 
@@ -243,14 +239,6 @@ def test_a_name_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_address_that_is_none_is_a_reason_and_no_traceback() -> None:
     assert "  - http://[: " in fail("http://[")
-
-
-def test_the_first_source_that_verifies_ends_the_search(server: Server) -> None:
-    put_files(Path("mine"))
-
-    assert fetch("folder:mine", f"{server.url}/good") == "folder:mine"
-
-    assert server.paths == []
 
 
 def test_a_bad_source_is_named_in_one_line_and_the_next_is_tried(
@@ -322,19 +310,6 @@ def test_a_folder_may_hold_files_as_they_are_or_compressed(suffix: str) -> None:
 
     assert read_tree() == WRITTEN
     assert len(list(Path("mine").iterdir())) == 4
-
-
-def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    put_files(tmp_path / "home" / "mine")
-
-    fetch("folder:~/mine")
-
-    assert read_tree() == WRITTEN
-
-
-def test_an_unknown_home_folder_is_a_reason() -> None:
-    assert "folder:~nobody-of-this-name/mine: Could not determine home" in fail("folder:~nobody-of-this-name/mine")
 
 
 def test_a_folder_that_lacks_a_file_or_holds_a_wrong_one_says_which() -> None:

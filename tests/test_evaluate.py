@@ -7,36 +7,31 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from sections import replace
+from sections import augmentation, replace
 
 from stages import evaluate as stage
 from stages.evaluate import (
     distort,
     find_confident_mistakes,
     list_class_scores,
-    measure,
+    measure_on_test_images,
     measure_under_distortions,
     plot_gallery,
-    plot_reliability,
     write_tables,
 )
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.metrics import compute_expected_calibration_error, compute_reliability
-from stages.lib.network.model import build_model, to_network_input, write_model
+from stages.lib.network.model import build_model, write_model
+from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, EvaluateParams, ModelParams, StudyParams
+from stages.lib.params.sections import EvaluateParams, ModelParams, StudyParams
+from stages.lib.running import arguments
 from stages.lib.storage.files import read_csv, read_json, write_arrays
 
-NONE = AugmentationParams(
-    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
-)
-FLIP = AugmentationParams(
-    rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
-)
-STRONG = AugmentationParams(
-    rotation_degrees=8, shift_fraction=0.2, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=False
-)
+NONE = augmentation()
+FLIP = augmentation(horizontal_flip=True)
+STRONG = augmentation(rotation_degrees=8, shift_fraction=0.2, zoom_fraction=0.2)
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 6, 6), np.uint8)
 LABELS = (np.arange(12) % 3).astype(np.uint8)
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
@@ -46,42 +41,6 @@ CLASS_NAMES = ("Trouser", "Coat", "Bag")
 def _close_figures() -> Iterator[None]:
     yield
     plt.close("all")
-
-
-def test_the_same_seed_distorts_in_the_same_way() -> None:
-    x = to_network_input(IMAGES)
-
-    assert np.array_equal(distort(x, STRONG, 1), distort(x, STRONG, 1))
-
-
-def test_another_seed_distorts_in_another_way() -> None:
-    x = to_network_input(IMAGES)
-
-    assert not np.array_equal(distort(x, STRONG, 1), distort(x, STRONG, 2))
-
-
-def test_a_distortion_changes_the_images_but_not_their_shape_and_range() -> None:
-    x = to_network_input(IMAGES)
-
-    distorted = distort(x, STRONG, 1)
-
-    assert not np.array_equal(distorted, x)
-    assert distorted.shape == x.shape
-    assert distorted.dtype == np.float32
-    assert 0 <= distorted.min() <= distorted.max() <= 1
-
-
-def test_mirroring_shows_each_image_as_it_is_or_mirrored() -> None:
-    x = to_network_input(IMAGES)
-
-    mirrored = [
-        not np.allclose(new, old, atol=1e-6) and np.allclose(new, old[:, ::-1], atol=1e-6)
-        for new, old in zip(distort(x, FLIP, 1), x, strict=True)
-    ]
-
-    kept = [np.allclose(new, old, atol=1e-6) for new, old in zip(distort(x, FLIP, 1), x, strict=True)]
-    assert [a != b for a, b in zip(mirrored, kept, strict=True)] == [True] * 12
-    assert 0 < sum(mirrored) < 12
 
 
 def test_a_regime_that_changes_nothing_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +79,7 @@ def test_accuracy_loss_and_calibration_error_are_measured() -> None:
     y_true = np.array([0, 0, 1, 1], np.uint8)
     reliability = compute_reliability(y_true, probabilities, 10)
 
-    metrics = measure(y_true, probabilities, reliability)
+    metrics = measure_on_test_images(y_true, probabilities, reliability)
 
     assert metrics == {
         "test_accuracy": 0.75,
@@ -148,14 +107,7 @@ ALL_BUT_TWO_WRONG = np.array([1, 1, 1, 0, 1, 0], np.uint8)  # images 0, 2, 3, 5 
 
 def test_the_most_confident_mistakes_come_first_and_ties_in_the_order_of_the_images() -> None:
     assert find_confident_mistakes(ALL_BUT_TWO_WRONG, PROBABILITIES, 10).tolist() == [2, 5, 3, 0]
-
-
-@pytest.mark.parametrize("count", [1, 3, 4])
-def test_no_more_mistakes_are_shown_than_asked_for(count: int) -> None:
-    assert find_confident_mistakes(ALL_BUT_TWO_WRONG, PROBABILITIES, count).tolist() == [2, 5, 3, 0][:count]
-
-
-def test_a_perfect_model_has_no_mistakes() -> None:
+    assert find_confident_mistakes(ALL_BUT_TWO_WRONG, PROBABILITIES, 3).tolist() == [2, 5, 3]
     assert find_confident_mistakes(PROBABILITIES.argmax(axis=1), PROBABILITIES, 5).tolist() == []
 
 
@@ -169,20 +121,6 @@ def test_the_tables_are_written_with_class_names(tmp_path: Path) -> None:
         ("Coat", "1.0000", "1.0000"),
         ("Bag", "0.0000", "0.0000"),
     ]
-
-
-def test_the_reliability_picture_leaves_empty_bins_out() -> None:
-    reliability = np.array([[0.0, 0.0, 0.0], [0.25, 0.4, 0.5], [0.0, 0.0, 0.0], [0.75, 0.9, 0.8]])
-
-    figure = plot_reliability(reliability, 0.1, "small-none")
-
-    top, bottom = figure.axes
-    this_model = next(line for line in top.lines if line.get_label() == "this model")
-    assert np.asarray(this_model.get_xydata()).tolist() == [[0.4, 0.5], [0.9, 0.8]]
-    assert top.get_title() == "small-none\nexpected calibration error 10.00 %"
-    assert [bar.get_height() for bar in bottom.patches] == [0, 25, 0, 75]  # type: ignore[attr-defined]
-    centres = [bar.get_x() + bar.get_width() / 2 for bar in bottom.patches]  # type: ignore[attr-defined]
-    assert centres == pytest.approx([0.125, 0.375, 0.625, 0.875])
 
 
 def shown(axes: list[Axes]) -> list[Axes]:
@@ -201,14 +139,13 @@ def test_the_gallery_names_truth_prediction_and_confidence() -> None:
     assert np.array_equal(np.asarray(shown(figure.axes)[1].images[0].get_array()), IMAGES[1])
 
 
-@pytest.mark.parametrize(("num_images", "num_places"), [(0, 6), (1, 6), (6, 6), (7, 12)])
-def test_the_gallery_takes_any_number_of_images(num_images: int, num_places: int) -> None:
+@pytest.mark.parametrize("num_images", [0, 6, 7])
+def test_the_gallery_takes_any_number_of_images(num_images: int) -> None:
     figure = plot_gallery(
         IMAGES[:num_images], LABELS[:num_images], np.full((num_images, 3), 1 / 3), CLASS_NAMES, "small-none"
     )
 
     assert len(shown(figure.axes)) == num_images
-    assert len(figure.axes) == num_places
     assert f"the {num_images} most" in figure.get_suptitle()
 
 
@@ -226,6 +163,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         evaluate=EvaluateParams(calibration_bins=5, gallery_images=4),
     )
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
+    monkeypatch.setattr(arguments, "load_params", lambda: params)
     monkeypatch.setattr(sys, "argv", ["evaluate", "tiny", "none"])
     monkeypatch.chdir(tmp_path)
     write_arrays(Path("data/prepare/test.npz"), images=IMAGES, labels=LABELS)
@@ -251,14 +189,6 @@ def test_the_stage_writes_its_five_files_with_numbers_that_agree(folder: Path) -
     assert [row["actual"] for row in confusion] == [CLASS_NAMES[label] for label in LABELS]
     hits = sum(row["actual"] == row["predicted"] for row in confusion)
     assert metrics["test_accuracy"] == pytest.approx(hits / 12)
-
-
-def test_two_runs_of_the_stage_write_the_same_bytes(folder: Path) -> None:
-    def run() -> dict[str, bytes]:
-        stage.main()
-        return {path.name: path.read_bytes() for path in (folder / "data/evaluate/tiny-none").iterdir()}
-
-    assert run() == run()
 
 
 def test_a_missing_model_is_named_with_the_remedy(folder: Path) -> None:

@@ -69,10 +69,6 @@ def test_a_number_becomes_the_nearest_integer_that_int8_has(x: float, quantized:
     assert result.tolist() == [quantized]
 
 
-def test_every_pixel_has_an_integer_of_its_own_where_the_scale_is_that_of_the_pixels() -> None:
-    assert quantize(np.arange(256) / 255, 1 / 255, -128).tolist() == list(range(-128, 128))
-
-
 def test_an_integer_stands_for_its_distance_from_the_zero_point_in_steps_of_the_scale() -> None:
     numbers = dequantize(np.array([-128, 10, 11, 127], np.int8), scale=0.5, zero_point=10)
 
@@ -132,26 +128,12 @@ def test_the_logits_do_not_depend_on_the_batches(path: str, batch_size: int, req
     assert np.allclose(logits, one_by_one, atol=1e-6)
 
 
-def test_an_interpreter_serves_several_times(float32_path: Path) -> None:
-    interpreter = read_interpreter(float32_path, 4, 1)
-    first = predict_logits(interpreter, IMAGES)
-
-    predict_logits(interpreter, IMAGES[::-1])
-
-    assert np.array_equal(predict_logits(interpreter, IMAGES), first)
-
-
 # Files that are refused
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.tflite: not found; run `dvc repro` to make it"):
         read_interpreter(tmp_path / "none.tflite", 1, 1)
-
-
-def test_a_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="not found"):
-        read_interpreter(tmp_path, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -240,9 +222,10 @@ def test_a_model_whose_result_does_not_grow_with_the_batch_is_refused(tmp_path: 
         read_interpreter(path, 5, 1)
 
 
-def test_running_a_file_needs_no_tensorflow() -> None:
-    script = "import sys; import stages.lib.litert.runtime; print([m for m in sys.modules if m in ('tensorflow', 'tf_keras')])"
+@pytest.mark.parametrize(
+    "module", ["litert.latency", "cost.filters", "cost.macs", "network.metrics", "storage.idx"]
+)
+def test_modules_that_promise_it_need_no_tensorflow(module: str) -> None:
+    script = f"import sys, stages.lib.{module}; sys.exit(not {{'tensorflow', 'tf_keras'}}.isdisjoint(sys.modules))"
 
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-
-    assert result.stdout == "[]\n"
+    subprocess.run([sys.executable, "-c", script], check=True)

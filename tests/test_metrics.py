@@ -10,6 +10,7 @@ from stages.lib.network.metrics import (
     compute_expected_calibration_error,
     compute_probabilities,
     compute_reliability,
+    is_loss_within,
 )
 
 Y_TRUE = np.array([0, 0, 0, 1, 1, 2], np.uint8)
@@ -24,10 +25,6 @@ def labels() -> tuple[np.ndarray, np.ndarray]:
 
 
 # Probabilities
-
-
-def test_equal_logits_are_equally_probable() -> None:
-    assert compute_probabilities(np.array([[3, 3, 3, 3]], np.float32)).tolist() == [[0.25, 0.25, 0.25, 0.25]]
 
 
 def test_probabilities_are_in_the_ratio_of_the_exponentials() -> None:
@@ -60,15 +57,6 @@ def test_accuracy_is_the_share_of_hits(y_pred: list[int], accuracy: float) -> No
     assert (found, type(found)) == (accuracy, float)
 
 
-def test_the_loss_is_the_mean_surprise_in_nats() -> None:
-    probabilities = np.array([[0.5, 0.5], [0.75, 0.25]], np.float64)
-
-    loss = compute_cross_entropy_loss(np.array([0, 1], np.uint8), probabilities)
-
-    assert loss == pytest.approx((np.log(2) + np.log(4)) / 2, rel=1e-15)
-    assert type(loss) is float
-
-
 def test_the_loss_agrees_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
     probabilities = compute_probabilities(np.random.default_rng(1).normal(size=(200, 5)))
 
@@ -84,11 +72,18 @@ def test_a_certain_hit_costs_nothing_and_a_certain_miss_a_finite_loss() -> None:
     assert compute_cross_entropy_loss(np.array([1], np.uint8), probabilities) == pytest.approx(708.4, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "max_loss"),
+    [(0.9, 0.95, 0.0), (0.94, 0.92, 0.02), (0.902, 0.8995, 0.0025), (11_000 / 12_000, 10_760 / 12_000, 0.02)],
+)
+def test_a_loss_is_within_its_limit_whatever_binary_rounding_says_and_one_image_more_is_not(
+    before: float, after: float, max_loss: float
+) -> None:
+    assert is_loss_within(before, after, max_loss)
+    assert not is_loss_within(before, before - max_loss - 1 / 12_000, max_loss)
+
+
 # Confusion matrix and class scores
-
-
-def test_rows_of_the_confusion_matrix_are_true_labels_and_columns_predicted_ones() -> None:
-    assert compute_confusion_matrix(Y_TRUE, Y_PRED, 3).tolist() == [[2, 1, 0], [1, 1, 0], [1, 0, 0]]
 
 
 def test_the_confusion_matrix_agrees_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
@@ -104,22 +99,12 @@ def test_a_confusion_matrix_of_256_classes_of_bytes_does_not_overflow() -> None:
     assert np.argwhere(matrix).tolist() == [[255, 254]]
 
 
-def test_class_scores_are_precision_recall_and_f1() -> None:
-    scores = compute_class_scores(np.array([[2, 1, 0], [1, 1, 0], [1, 0, 0]]))
-
-    np.testing.assert_allclose(scores, [[2 / 4, 2 / 3, 4 / 7], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]], rtol=1e-15)
-
-
 def test_class_scores_agree_with_scikit_learn(labels: tuple[np.ndarray, np.ndarray]) -> None:
     expected = oracle.precision_recall_fscore_support(*labels, labels=range(5), zero_division=0)[:3]
 
     scores = compute_class_scores(compute_confusion_matrix(*labels, 5))
 
     np.testing.assert_allclose(scores, np.transpose(expected), rtol=1e-12)
-
-
-def test_a_class_that_is_neither_true_nor_predicted_scores_zero() -> None:
-    assert compute_class_scores(np.diag([3, 0])).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 # Calibration
@@ -144,15 +129,6 @@ def test_a_bin_holds_its_lower_edge_and_the_last_one_both(confidence: float, bin
     assert np.count_nonzero(reliability) == 3
 
 
-def test_the_calibration_error_is_the_mean_gap_weighted_by_share() -> None:
-    reliability = np.array([[0.0, 0.0, 0.0], [0.25, 0.5, 0.9], [0.75, 0.8, 0.6]])
-
-    error = compute_expected_calibration_error(reliability)
-
-    assert error == pytest.approx(0.25 * 0.4 + 0.75 * 0.2, rel=1e-14)
-    assert type(error) is float
-
-
 def test_the_calibration_error_agrees_with_a_loop_over_images_and_bins() -> None:
     rng = np.random.default_rng(0)
     probabilities, y_true = compute_probabilities(2 * rng.normal(size=(300, 3))), rng.integers(0, 3, 300)
@@ -163,10 +139,3 @@ def test_the_calibration_error_agrees_with_a_loop_over_images_and_bins() -> None
         error += abs(sum(hits) - sum(max(probabilities[row]) for row in rows)) / 300
 
     assert compute_expected_calibration_error(compute_reliability(y_true, probabilities, 7)) == pytest.approx(error)
-
-
-def test_certain_hits_are_calibrated_and_certain_misses_are_not() -> None:
-    probabilities = np.array([[1, 0], [1, 0]], np.float64)
-
-    assert compute_expected_calibration_error(compute_reliability(np.array([0, 0], np.uint8), probabilities, 5)) == 0
-    assert compute_expected_calibration_error(compute_reliability(np.array([1, 1], np.uint8), probabilities, 5)) == 1

@@ -3,13 +3,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
-import pytest
 from matplotlib.figure import Figure
 
-from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.pictures.style import write_figure
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,20 +17,6 @@ def draw(end: float = 2.0) -> Figure:
     axes.plot([0, 1, end], label="Schürze")
     axes.legend()
     return figure
-
-
-def test_a_figure_is_written_as_png_in_a_new_folder(tmp_path: Path) -> None:
-    write_figure(tmp_path / "a/b.png", draw())
-
-    assert (tmp_path / "a/b.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert plt.imread(tmp_path / "a/b.png").shape == (110, 220, 4)  # 1 x 2 inches
-
-
-def test_a_written_figure_is_closed(tmp_path: Path) -> None:
-    figure = draw()
-    write_figure(tmp_path / "x.png", figure)
-
-    assert not plt.fignum_exists(figure.number)
 
 
 def test_one_picture_gives_the_same_bytes_and_another_others(tmp_path: Path) -> None:
@@ -58,29 +42,6 @@ def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
     assert here.hexdigest() == there.hexdigest()
 
 
-def test_the_file_does_not_name_the_program_that_drew_it(tmp_path: Path) -> None:
-    write_figure(tmp_path / "x.png", draw())
-
-    assert b"atplotlib" not in (tmp_path / "x.png").read_bytes()
-
-
-def test_a_figure_that_cannot_be_drawn_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, figure = tmp_path / "x.png", draw()
-    path.write_bytes(b"old")
-
-    def fail(target: Path, **_: Any) -> None:
-        target.write_bytes(b"half")
-        raise RuntimeError("no")
-
-    monkeypatch.setattr(figure, "savefig", fail)
-    with pytest.raises(RuntimeError, match="no"):
-        write_figure(path, figure)
-    plt.close(figure)
-
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_no_screen_is_used_even_where_the_environment_asks_for_one() -> None:
     code = "import matplotlib, stages.lib.pictures.style; print(matplotlib.get_backend())"
 
@@ -94,15 +55,3 @@ def test_no_screen_is_used_even_where_the_environment_asks_for_one() -> None:
     )
 
     assert result.stdout.strip().lower() == "agg"
-
-
-def test_lines_take_the_shared_colors_in_order() -> None:
-    figure, axes = plt.subplots()
-    lines = [axes.plot([0, 1])[0].get_color() for _ in COLORS]
-    plt.close(figure)
-
-    assert lines == list(COLORS)
-
-
-def test_the_shared_colors_differ() -> None:
-    assert len(set(COLORS)) == len(COLORS)

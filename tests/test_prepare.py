@@ -74,39 +74,6 @@ def test_the_parts_keep_the_order_of_the_files() -> None:
         assert part.tolist() == sorted(part)
 
 
-def test_which_images_are_held_out_does_not_depend_on_the_names_of_the_classes() -> None:
-    renamed = np.array([7, 100, 250])[LABELS]
-
-    assert split_stratified(renamed, 0.4, rng())[1].tolist() == split_stratified(LABELS, 0.4, rng())[1].tolist()
-
-
-def test_the_same_seed_gives_the_same_split() -> None:
-    assert split_stratified(LABELS, 0.4, rng(3))[1].tolist() == split_stratified(LABELS, 0.4, rng(3))[1].tolist()
-
-
-def test_another_seed_gives_another_split() -> None:
-    assert split_stratified(LABELS, 0.4, rng(3))[1].tolist() != split_stratified(LABELS, 0.4, rng(4))[1].tolist()
-
-
-def test_every_image_can_be_held_out() -> None:
-    held_out = {int(index) for seed in range(40) for index in split_stratified(LABELS, 0.3, rng(seed))[1]}
-
-    assert held_out == set(range(19))
-
-
-@pytest.mark.parametrize(("fraction", "held_out"), [(0.2, []), (0.8, [2])])
-def test_a_class_of_one_image_goes_where_the_larger_share_goes(fraction: float, held_out: list[int]) -> None:
-    labels = np.array([0, 0, 1, 0, 0])
-
-    _, second = split_stratified(labels, fraction, rng())
-
-    assert [index for index in second if labels[index] == 1] == held_out
-
-
-def test_a_split_with_every_class_passes() -> None:
-    check_split("val", np.array([2, 0, 1, 1], np.uint8), 3)
-
-
 def test_a_split_without_a_class_is_refused_with_its_size_and_the_missing_classes() -> None:
     with pytest.raises(UserError, match=r"prepare leaves 3 images in val, none of class 1, 3; raise prepare\.keep"):
         check_split("val", np.array([2, 0, 2], np.uint8), 4)
@@ -183,14 +150,6 @@ def test_the_stage_writes_three_splits_of_uint8(folder: Path, capsys: pytest.Cap
     assert {array.dtype for arrays in splits.values() for array in arrays} == {np.dtype(np.uint8)}
     assert splits["test"][1].tolist() == [1, 0, 0, 1, 1, 0]
     assert capsys.readouterr().out == "data/prepare: 16 train, 4 val, 6 test images\n"
-
-
-def test_the_stage_writes_the_same_bytes_in_every_run(folder: Path) -> None:
-    def run() -> list[bytes]:
-        stage.main()
-        return [(folder / f"data/prepare/{name}.npz").read_bytes() for name in ("train", "val", "test")]
-
-    assert run() == run()
 
 
 def test_the_stage_refuses_a_validation_split_without_a_class_before_it_writes(folder: Path) -> None:

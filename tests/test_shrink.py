@@ -15,10 +15,9 @@ from stages import shrink as stage
 from stages.lib.cost.filters import choose_filters, count_channels, remove_filters, score_filters
 from stages.lib.cost.macs import count_macs, count_parameters
 from stages.lib.errors import UserError
-from stages.lib.network.accuracy import measure_accuracy
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
-from stages.lib.network.model import build_model, read_model, write_model
+from stages.lib.network.model import build_model, measure_accuracy, read_model, write_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShrinkParams
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json

@@ -15,11 +15,9 @@ that is refused is a line on stderr and an exit status of 1; the others are answ
 import argparse
 import hashlib
 import json
-import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from ai_edge_litert.interpreter import Interpreter
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, read_interpreter
 from stages.lib.network.metrics import compute_probabilities
+from stages.lib.network.quiet import quiet_stderr
 from stages.lib.storage.files import read_json
 from stages.tools.photo import read_prepared
 
@@ -109,7 +108,7 @@ def read_classifier(path: Path, batch_size: int, image_size_px: int, num_classes
     Raises:
         UserError: if the model has another number of classes, or takes images of another size.
     """
-    with quiet_stderr():
+    with quiet_stderr(show_on_failure=False):  # the runtime announces itself; its failures raise
         interpreter = read_interpreter(path, batch_size, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
     expected, got = (image_size_px, num_classes), (int(given["shape"][1]), int(found["shape"][1]))
@@ -119,19 +118,6 @@ def read_classifier(path: Path, batch_size: int, image_size_px: int, num_classes
             f"got {got[0]} pixels and {got[1]} classes; {REMEDY}"
         )
     return interpreter
-
-
-@contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Drops what native code prints: the runtime announces itself when a model is loaded. Its failures still raise."""
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(null)
 
 
 def rank(probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:

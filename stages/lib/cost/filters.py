@@ -1,8 +1,8 @@
 """Structured pruning: which whole filters and units a CNN can lose, and what is left of its weights. No TensorFlow.
 
 The channels of a feature map are the outputs of a convolution's filters or of a dense layer's units. Layers whose
-outputs a shortcut adds together must lose the same channels: they are one *group*, named after its first layer, and a
-layer without such ties is a group of its own. The image's channel and the logits belong to none that can be pruned.
+outputs a shortcut adds together must lose the same channels: they form a group, named after its first layer. Every
+other layer is a group of its own. The channel of the image and the logits cannot be pruned.
 
 Weights are given by layer name, as lists of arrays in Keras's order: kernel (height, width, inputs, outputs) or
 (inputs, outputs), bias (outputs,) of a convolution or dense layer; gamma, beta, moving mean, moving variance of a batch
@@ -35,20 +35,20 @@ def scale_architecture(
 
     One factor in [0, 1] scales the filters of all convolutions and the units of all hidden dense layers. Each count is
     rounded to a multiple, halves up, but is at least one multiple, and never more than it was: processors compute 8 or
-    16 channels at once, so that other counts save MACs and little time.
+    16 channels at once, so that counts in between save MACs, but hardly any time.
 
     Args:
         architecture: `blocks`, `dense` and the other arguments of `stages.lib.network.architecture.list_layers`.
         image_size_px: height and width of the input.
         num_classes: units of the last layer, which stays as it is.
         macs_share: largest share of the MACs of `architecture`.
-        multiple: that a smaller count is rounded to; 1 allows all.
+        multiple: that counts are rounded to; 1 allows every count.
 
     Returns:
         `architecture` with other `blocks` and `dense`.
 
     Raises:
-        UserError: if even the narrowest network needs more.
+        UserError: if even the narrowest such network needs more.
     """
 
     def count_all_macs(fields: Mapping[str, Any]) -> int:
@@ -78,7 +78,7 @@ def _scale(count: int, factor: Fraction, multiple: int) -> int:
 
 
 def _list_factors(counts: Sequence[int], multiple: int) -> list[Fraction]:
-    """Lists the factors in [0, 1] at which a count changes, and 0; the largest first: no others need be tried."""
+    """Lists the factors in [0, 1] at which a count changes, and 0, from large to small; others give nothing new."""
     steps = {
         Fraction((2 * number - 1) * multiple, 2 * count)
         for count in counts
@@ -116,9 +116,9 @@ def count_channels(layers: Sequence[Layer]) -> dict[str, int]:
 def score_filters(layers: Sequence[Layer], weights: Mapping[str, Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
     """Scores each channel by the magnitude of the weights that compute it.
 
-    That is the Euclidean norm of the filter's kernel (Li et al. 2017, Pruning Filters for Efficient ConvNets, arXiv
-    1608.08710, take the sum of magnitudes), as it is deployed: a batch normalization right after it is folded in, which
-    multiplies the filter by gamma / sqrt(variance + epsilon). A channel that several layers add to gets the norm of all
+    The score is the Euclidean norm of the filter's kernel (Li et al. 2017, Pruning Filters for Efficient ConvNets,
+    arXiv 1608.08710, take the sum of magnitudes) as it is when deployed: a batch normalization right after it is folded
+    into it, which multiplies it by gamma / sqrt(variance + epsilon). In a group of several layers, it is the norm of
     their filters together.
 
     Returns:
@@ -161,8 +161,8 @@ def remove_filters(
 ) -> dict[str, list[np.ndarray]]:
     """Removes all channels but the kept ones from the weights of every layer that computes or reads them.
 
-    The smaller network computes exactly what the large one does when the removed channels are zero: for that, not only
-    the filter and its bias must be zero, but also gamma and beta of each batch normalization that the channel passes.
+    The smaller network computes exactly what the large one would if the removed channels were zero throughout: their
+    filters and biases, and gamma and beta of each batch normalization that they pass.
 
     Args:
         layers: of the large network.
@@ -174,14 +174,14 @@ def remove_filters(
     """
     groups = find_groups(layers)
     smaller: dict[str, list[np.ndarray]] = {}
-    inputs = np.arange(layers[0].input_shape[-1])  # kept indices in the last axis of what enters the layer
+    inputs = np.arange(layers[0].input_shape[-1])  # indices that are kept of the last axis of the layer's input
     for layer in layers:
         outputs = inputs
         if layer is layers[-1]:
             outputs = np.arange(layer.output_shape[-1])
         elif layer.kind in KINDS_WITH_KERNEL:
             outputs = kept[groups[layer.name]]
-        elif layer.kind == "flatten":  # channels are the last axis: they lie side by side for every pixel
+        elif layer.kind == "flatten":  # it lays the channels of each pixel side by side
             outputs = np.arange(layer.output_shape[-1]).reshape(-1, layer.input_shape[-1])[:, inputs].ravel()
         if layer.kind in KINDS_WITH_KERNEL:
             kernel, bias = weights[layer.name]

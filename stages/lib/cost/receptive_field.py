@@ -1,11 +1,11 @@
 """Computes which pixels of the image a unit of each layer sees: its receptive field. No TensorFlow.
 
 The recurrences are those of Araujo, Norris and Sim, "Computing receptive fields of convolutional neural networks",
-Distill, 2019 (https://distill.pub/2019/computing-receptive-fields). They give the pixels that can change a unit. How
-much each one does is another matter: the effective receptive field is a Gaussian inside, well smaller than the
-theoretical one (Luo et al., 2016, https://arxiv.org/abs/1701.04128).
+Distill, 2019 (https://distill.pub/2019/computing-receptive-fields). They give the pixels that can change a unit; those
+near its center change it most, so that the effective receptive field is much smaller (Luo et al., 2016,
+https://arxiv.org/abs/1701.04128).
 
-Images are square and layers treat both directions alike, so one direction says all. Pixels are counted from 0.
+Images are square and layers treat both directions alike, so everything is computed along one. Pixels count from 0.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from stages.lib.network.architecture import Layer
 
 Extent = tuple[int, int]  # first and last pixel
-# Unit by unit; flatten only renames units. An add sees the larger of two fields. The shortcut's lies within that of the
-# path, whose windows are of odd size, same-padded and of stride 1: each holds the unit that stands at its center.
+# Each unit of these sees what one unit of the input sees. An add has two inputs, but what the shortcut sees lies within
+# what the path beside it sees: its windows are of odd size, same-padded and of stride 1, so each holds its own center.
 SEE_WHAT_THEIR_INPUT_SEES = ("batch_norm", "relu", "add", "dropout", "flatten")
 SEE_ALL_OF_THEIR_INPUT = ("global_average_pool", "dense")
 
@@ -24,12 +24,16 @@ SEE_ALL_OF_THEIR_INPUT = ("global_average_pool", "dense")
 class ReceptiveField:
     """What a unit of one layer sees, along one direction, in pixels of the image.
 
-    `size_px` is the width of the field of any unit, padding included; `jump_px` the distance between the fields of two
-    neighbours; `start_px` the center of the field of the first unit. From the global pool or the first dense layer on,
-    a unit sees what all units of its input see together, which has no grid: `jump_px` and `start_px` are None, and
-    `size_px` leaves out the padding. `first_px` and `last_px` are the first and the last pixel that the center unit,
-    number n // 2 of n, sees, padding left out. With windows of odd size, or pools of 2, it lies in the window of the
-    next layer's center unit, so that these intervals are nested.
+    From the global pool or the first dense layer on, each unit sees what all units of its input see together. There is
+    no grid of fields then: `jump_px` and `start_px` are None, and `size_px` leaves out the padding.
+
+    Attributes:
+        size_px: width of the field of any unit, padding included.
+        jump_px: distance between the fields of two neighbouring units.
+        start_px: center of the field of the first unit.
+        first_px: first pixel that the center unit, number n // 2 of n, sees, without the padding.
+        last_px: last pixel that it sees. With windows of odd size, or pools of 2, these intervals are nested from layer
+            to layer.
     """
 
     size_px: int
@@ -37,20 +41,6 @@ class ReceptiveField:
     start_px: float | None
     first_px: int
     last_px: int
-
-
-def grow_size(size_px: int, jump_px: int, kernel_size: int) -> int:
-    """Returns the size of the field after a window of `kernel_size` units that lie `jump_px` apart.
-
-    >>> grow_size(3, 1, kernel_size=3)
-    5
-    """
-    return size_px + (kernel_size - 1) * jump_px
-
-
-def move_start(start_px: float, jump_px: int, kernel_size: int, padding_before: int) -> float:
-    """Returns the center of the first unit's field; `jump_px` is that of the input, and padding moves it outwards."""
-    return start_px + ((kernel_size - 1) / 2 - padding_before) * jump_px
 
 
 def compute_padding_before(layer: Layer) -> int:
@@ -64,10 +54,10 @@ def compute_padding_before(layer: Layer) -> int:
 
 
 def compute_extents(layer: Layer, extents: Sequence[Extent]) -> list[Extent]:
-    """Computes which pixels each unit sees, from those that each unit of the input sees, in order.
+    """Computes the first and last pixel that each unit sees, from `extents`, those of each unit of the input, in order.
 
-    Padding is left out at every layer. That is more than to clip at the image: where a pool has dropped the last row, a
-    later layer's padding lies on top of pixels that reach no unit.
+    Padding is left out at every layer. To clip at the border of the image would not do: where a pool has dropped the
+    last row, the padding of a later layer lies over pixels that no unit sees.
     """
     before_first = -compute_padding_before(layer)
     windows = range(before_first, before_first + layer.output_shape[0] * layer.strides, layer.strides)
@@ -89,8 +79,8 @@ def compute_receptive_fields(layers: Sequence[Layer]) -> list[ReceptiveField]:
     fields = []
     for layer in layers:
         if layer.kind in ("conv", "max_pool"):
-            size = grow_size(size, jump, layer.kernel_size)
-            start = move_start(start, jump, layer.kernel_size, compute_padding_before(layer))
+            size += (layer.kernel_size - 1) * jump
+            start += ((layer.kernel_size - 1) / 2 - compute_padding_before(layer)) * jump
             jump *= layer.strides
             extents = compute_extents(layer, extents)
             field = ReceptiveField(size, jump, start, *extents[len(extents) // 2])

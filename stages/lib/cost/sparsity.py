@@ -20,9 +20,9 @@ def compute_sparsity(kernel: np.ndarray) -> float:
 
 
 def has_sparsity(kernel: np.ndarray, target: float) -> bool:
-    """Tells whether a kernel's share of zeros is `target`.
+    """Tells whether a kernel's share of zeros is `target`, to within one weight or one in 100,000.
 
-    To within one weight, for a count is whole, or a hundred-thousandth of them: weights of equal size stay together.
+    It cannot be exact: the number of zeros is whole, and weights of equal size are pruned together.
     """
     return abs(count_zeros(kernel) - round(target * kernel.size)) <= max(1, 1e-5 * kernel.size)
 
@@ -30,10 +30,10 @@ def has_sparsity(kernel: np.ndarray, target: float) -> bool:
 def compute_lamp_scores(kernel: np.ndarray) -> np.ndarray:
     """Computes how much each weight of a kernel matters, in the kernel's shape, float64 in [0, 1].
 
-    The score is the weight's square over the sum of the squares of the weights of its kernel that come with or after it
-    when they are sorted by size: the share of what would be left that goes with it (Lee et al. 2021, Layer-Adaptive
-    Sparsity for the Magnitude-Based Pruning, arXiv 2010.07611, equation 4). Scores of different kernels can be
-    compared. The largest weight of a kernel has a score of 1, and zeros have one of 0.
+    With the weights of a kernel sorted by size, the score of one is its square over the sum of its own square and those
+    of all after it: the share of the rest that goes if it is pruned next (Lee et al. 2021, Layer-Adaptive Sparsity for
+    the Magnitude-Based Pruning, arXiv 2010.07611, equation 4). So scores of different kernels can be compared. The
+    largest weight of a kernel scores 1; zeros score 0.
 
     >>> compute_lamp_scores(np.array([1.0, -3.0, 2.0])).round(3).tolist()
     [0.071, 1.0, 0.308]
@@ -47,16 +47,16 @@ def compute_lamp_scores(kernel: np.ndarray) -> np.ndarray:
 
 
 def allocate_uniformly(kernels: Mapping[str, np.ndarray], sparsity: float) -> dict[str, float]:
-    """Gives each kernel the same share of zeros."""
+    """Gives each kernel, by name, the same share of zeros, in [0, 1]."""
     return dict.fromkeys(kernels, sparsity)
 
 
 def allocate_by_lamp(kernels: Mapping[str, np.ndarray], sparsity: float) -> dict[str, float]:
-    """Gives each kernel a share of zeros, so that all together have the share `sparsity` and the least scores go.
+    """Gives each kernel, by name, the share of zeros that it has once the lowest LAMP scores of all are pruned.
 
-    Weights that are zero already come first, so no kernel gets fewer zeros than it has while `sparsity` is not less
-    than theirs. The largest weight of each kernel comes last and stays, whatever `sparsity` is: nothing passes a kernel
-    without weights.
+    All kernels together get the share `sparsity`. Zeros have the lowest score, so that no kernel gets fewer zeros than
+    it has already if `sparsity` is at least the present share. The largest weight of each kernel has the highest score,
+    and is kept whatever `sparsity` is: no signal passes a kernel of zeros alone.
     """
     scores = {name: compute_lamp_scores(kernel).ravel() for name, kernel in kernels.items()}
     owner = np.repeat(np.arange(len(scores)), [len(of_kernel) for of_kernel in scores.values()])

@@ -1,4 +1,4 @@
-"""Converts Keras models to LiteRT files (.tflite): on one machine the same model and images give the same bytes."""
+"""Converts Keras models to LiteRT files (.tflite); on one machine the same model and images give the same bytes."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from stages.lib.network.keras2 import keras, quiet_stderr, tf
-from stages.lib.network.model import to_network_input
+from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.pixels import to_network_input
+from stages.lib.network.quiet import quiet_stderr
 
 
 def convert_to_float32(model: keras.Model) -> bytes:
@@ -21,14 +22,14 @@ def convert_to_int8(model: keras.Model, images: np.ndarray, weight_bits: int) ->
     Args:
         model: from (N, size, size, 1) float32 in [0, 1] to (N, classes) logits.
         images: (N, size, size) uint8, from which the range of every activation is measured.
-        weight_bits: of the 8 bits of a weight, how many say something, 2 to 8; 8 rounds none; see `_round_weights`.
+        weight_bits: 2 to 8; weights are rounded to the values that so many bits can tell apart, see `_round_weights`.
 
     Raises:
-        ConverterError: if a layer has no int8 kernel, for none is left in float32.
+        ConverterError: if LiteRT cannot compute a layer in int8; no layer is left in float32.
     """
 
     def give_images() -> Iterator[list[np.ndarray]]:
-        # One by one, as the runtime expects: in batches the ranges differ in their last digits, and with them the file.
+        # One at a time: in batches the ranges differ in their last digits, and with them the bytes of the file.
         for image in to_network_input(images):
             yield [image[np.newaxis]]
 
@@ -44,10 +45,10 @@ def convert_to_int8(model: keras.Model, images: np.ndarray, weight_bits: int) ->
 def _round_weights(content: bytes, bits: int) -> bytes:
     """Rounds int8 weights of a LiteRT file to multiples of 2 ** (8 - bits), so that it compresses better.
 
-    It stays a file of the same length for the same kernels of the runtime, with the same scales: a weight has fewer
-    values to choose from, which gzip writes in fewer bits. Halves go to the even multiple, and so more often to 0. What
-    is rounded past 127 goes one multiple back. The first and the last kernel stay as they are, unless there are no
-    others: rounding them cost more accuracy than rounding all others, and they are small but in tiny networks.
+    The file keeps its length and its scales, and runs as fast as before; but its weights have fewer different values,
+    which gzip writes in fewer bits. Halves go to the even multiple, so more often to 0; a multiple above 127 becomes
+    the largest below. The first and the last kernel are not rounded, unless there are no others: they are small, and
+    rounding them cost more accuracy than rounding all others.
 
     Raises:
         ValueError: if there are no int8 kernels.
@@ -64,7 +65,7 @@ def _round_weights(content: bytes, bits: int) -> bytes:
 
 
 def _view_kernels(content: bytearray) -> list[np.ndarray]:
-    """Returns the int8 weights of each convolution and dense layer in `content`, in order: flat arrays to change it."""
+    """Returns the int8 weights of each convolution and dense layer, in order: flat views of `content`."""
     model = schema.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     kernels = []
@@ -72,7 +73,7 @@ def _view_kernels(content: bytearray) -> list[np.ndarray]:
         operator = graph.Operators(index)
         kind = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
         if kind in (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED):
-            weights = graph.Tensors(operator.Inputs(1))  # the first input is what they are multiplied with
+            weights = graph.Tensors(operator.Inputs(1))  # input 0 is what enters the layer
             if weights.Type() == schema.TensorType.INT8:
                 kernels.append(model.Buffers(weights.Buffer()).DataAsNumpy().view(np.int8))
     return kernels
@@ -80,6 +81,6 @@ def _view_kernels(content: bytearray) -> list[np.ndarray]:
 
 def _convert(converter: tf.lite.TFLiteConverter) -> bytes:
     with quiet_stderr(), warnings.catch_warnings():
-        # It asks for statistics that only training with simulated quantization has.
+        # The warning is about statistics that only models trained with simulated quantization have.
         warnings.filterwarnings("ignore", message="Statistics for quantized inputs were expected", category=UserWarning)
         return bytes(converter.convert())

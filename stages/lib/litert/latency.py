@@ -1,7 +1,8 @@
 """How fast is a LiteRT file here, and how much memory does it take? Run as `python -m stages.lib.litert.latency FILE`.
 
-Prints JSON: median and quartiles in milliseconds of a batch of 1 and of 32 images, on one thread, and the most memory
-that the process held. It is a process of its own, so that this memory is the runtime's alone. No TensorFlow.
+Prints JSON: for batches of 1 and of 32 images the median and quartiles in milliseconds, on one thread; and the most
+memory that the process held, in MiB. It is a process of its own, so that nothing else adds to this memory. No
+TensorFlow.
 """
 
 import argparse
@@ -26,7 +27,7 @@ NUM_THREADS = 1
 
 
 def time_runs(run: Callable[[], None], seconds: float, min_runs: int, max_runs: int) -> list[float]:
-    """Times calls of `run` in milliseconds each, until `seconds` have passed, within the limits of their number."""
+    """Calls `run` for `seconds`, but `min_runs` to `max_runs` times; returns what each call took, in milliseconds."""
     times_ms: list[float] = []
     start = time.perf_counter_ns()
     end = start
@@ -39,23 +40,22 @@ def time_runs(run: Callable[[], None], seconds: float, min_runs: int, max_runs: 
 
 
 def summarize(times_ms: Sequence[float]) -> dict[str, float]:
-    """Sums up times in milliseconds: median, quartiles and number of runs."""
-    p25, median, p75 = np.percentile(times_ms, [25, 50, 75])
-    quartiles = {"median_ms": median, "p25_ms": p25, "p75_ms": p75}
-    return {name: round(float(value), 4) for name, value in quartiles.items()} | {"runs": len(times_ms)}
+    """Computes median and quartiles of times in milliseconds, and counts them."""
+    p25, median, p75 = (round(float(value), 4) for value in np.percentile(times_ms, [25, 50, 75]))
+    return {"median_ms": median, "p25_ms": p25, "p75_ms": p75, "runs": len(times_ms)}
 
 
 def measure_batch(path: Path, batch_size: int) -> dict[str, float]:
-    """Measures how long a LiteRT file takes for a whole batch of images of noise, which are in place before."""
+    """Measures how long a LiteRT file takes for a batch of noise; setting the images does not count."""
     interpreter = read_interpreter(path, batch_size, NUM_THREADS)
     shape = interpreter.get_input_details()[0]["shape"][:3]
     set_images(interpreter, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
-    time_runs(interpreter.invoke, seconds=0.2, min_runs=5, max_runs=1000)  # caches and clock speed settle
+    time_runs(interpreter.invoke, seconds=0.2, min_runs=5, max_runs=1000)  # until caches and clock speed have settled
     return summarize(time_runs(interpreter.invoke, seconds=1, min_runs=30, max_runs=1000))
 
 
-def measure(path: Path) -> dict[str, Any]:
-    """Measures one LiteRT file; `runtime_memory_mib` is what the peak has over the memory before it was read."""
+def measure_latency(path: Path) -> dict[str, Any]:
+    """Measures times and memory of a LiteRT file; `runtime_memory_mib` is how much the process grew at most."""
     before = read_memory_mib("VmRSS")
     timings = {f"batch_{batch_size}": measure_batch(path, batch_size) for batch_size in BATCH_SIZES}
     peak = read_memory_mib("VmHWM")
@@ -68,8 +68,8 @@ def measure(path: Path) -> dict[str, Any]:
     }
 
 
-def measure_in_fresh_process(path: Path) -> dict[str, Any]:
-    """Measures one LiteRT file as `measure` does, in a process of its own.
+def measure_latency_in_fresh_process(path: Path) -> dict[str, Any]:
+    """Measures one LiteRT file as `measure_latency` does, in a process of its own.
 
     Raises:
         UserError: if that process fails, as it does on a file that is missing or no model.
@@ -86,7 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="a .tflite file")
     try:
-        print(json.dumps(measure(parser.parse_args().file), indent=2))
+        print(json.dumps(measure_latency(parser.parse_args().file), indent=2))
     except UserError as error:
         sys.exit(f"error: {error}")
 

@@ -8,6 +8,8 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from stages.lib.errors import UserError
+from stages.lib.network.pixels import to_network_input
+from stages.lib.storage.files import check_exists
 
 
 def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpreter:
@@ -17,8 +19,7 @@ def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpret
         UserError: if the file is missing, no model, or not one from (N, size, size, 1) images to (N, classes) logits,
             each float32 or quantized int8.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+    check_exists(path)
     try:
         interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
         _check_signature(interpreter.get_input_details(), interpreter.get_output_details())
@@ -28,7 +29,7 @@ def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpret
         num_results = interpreter.get_tensor(found["index"]).shape[0]
         if num_results != batch_size:
             raise ValueError(f"expected a result for each of {batch_size} images, got {num_results}")
-    except (ValueError, RuntimeError) as error:  # the runtime raises either
+    except (ValueError, RuntimeError) as error:  # the runtime raises both
         message = " ".join(str(error).split())
         raise UserError(f"{path}: no LiteRT model of this project: {message}; run `dvc repro` to make it") from error
     return interpreter
@@ -36,19 +37,19 @@ def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpret
 
 def _check_signature(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
     def is_known(tensor: Mapping[str, Any]) -> bool:
-        scale, _ = tensor["quantization"]  # 0 without one
+        scale, _ = tensor["quantization"]  # 0 if it is not quantized
         return tensor["dtype"] is np.float32 or (tensor["dtype"] is np.int8 and scale > 0)
 
-    shapes = [tuple(tensor["shape"].tolist()) for tensor in (*inputs, *outputs)]
-    if len(inputs) == len(outputs) == 1 and all(map(is_known, (*inputs, *outputs))):
-        images, logits = shapes
+    def describe(tensors: Sequence[Mapping[str, Any]]) -> str:
+        return ", ".join(f"{tensor['dtype'].__name__} {tuple(tensor['shape'].tolist())}" for tensor in tensors)
+
+    if len(inputs) == len(outputs) == 1 and is_known(inputs[0]) and is_known(outputs[0]):
+        images, logits = inputs[0]["shape"], outputs[0]["shape"]
         if len(images) == 4 and images[1] == images[2] and images[3] == 1 and len(logits) == 2:
             return
-    types = [tensor["dtype"].__name__ for tensor in (*inputs, *outputs)]
-    described = [f"{type_} {shape}" for type_, shape in zip(types, shapes, strict=True)]
     raise ValueError(
         "expected one input (N, size, size, 1) and one output (N, classes), each float32 or int8 with a scale; "
-        f"got inputs {', '.join(described[: len(inputs)])} and outputs {', '.join(described[len(inputs) :])}"
+        f"got inputs {describe(inputs)} and outputs {describe(outputs)}"
     )
 
 
@@ -67,16 +68,16 @@ def dequantize(quantized: np.ndarray, scale: float, zero_point: int) -> np.ndarr
 
 
 def set_images(interpreter: Interpreter, images: np.ndarray) -> None:
-    """Hands a full batch of (N, size, size) uint8 images to a model, scaled to [0, 1] and in the type that it takes."""
+    """Gives a model one full batch of (N, size, size) uint8 images, scaled to [0, 1], as float32 or quantized."""
     (given,) = interpreter.get_input_details()
-    values = np.arange(256, dtype=np.float32) / 255  # of each pixel there can be; looking them up is fast
+    value_of = to_network_input(np.arange(256, dtype=np.uint8))  # of each pixel value: to look it up is fast
     if given["dtype"] is np.int8:
-        values = quantize(values, *given["quantization"])
-    interpreter.set_tensor(given["index"], values[images][..., np.newaxis])
+        value_of = quantize(value_of, *given["quantization"])
+    interpreter.set_tensor(given["index"], value_of[images])
 
 
 def get_logits(interpreter: Interpreter) -> np.ndarray:
-    """Returns what the model made of the last batch, (N, classes) float32."""
+    """Returns the logits of the last batch, (N, classes) float32."""
     (found,) = interpreter.get_output_details()
     logits = interpreter.get_tensor(found["index"])
     return dequantize(logits, *found["quantization"]) if found["dtype"] is np.int8 else logits

@@ -6,15 +6,22 @@ Both the Keras model and its complexity are derived from this one list, so they 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer for one image; shapes are (height, width, channels) or (units,), without the batch axis.
+    """One layer, as it treats one image.
 
-    `kind` is one of conv, dense, batch_norm, relu, add, max_pool, global_average_pool, flatten, dropout. `kernel_size`
-    and `strides` are in pixels, equal in both directions, and 1 where the layer has none; `rate` is a dropout's share
-    of dropped units. `shortcut` is the name of the earlier layer whose output an add adds to its input; "" elsewhere.
+    Attributes:
+        name: unique in its network, such as conv1.
+        kind: conv, dense, batch_norm, relu, add, max_pool, global_average_pool, flatten or dropout.
+        input_shape: (height, width, channels) or (units,).
+        output_shape: likewise.
+        kernel_size: in pixels, the same in both directions; 1 where the layer has none.
+        strides: in pixels, the same in both directions; 1 where the layer has none.
+        rate: share of the units that a dropout drops.
+        shortcut: of an add, the earlier layer whose output it adds to its input; "" elsewhere.
     """
 
     name: str
@@ -66,17 +73,9 @@ def list_layers(
     layers: list[Layer] = []
     shape: tuple[int, ...] = (image_size_px, image_size_px, 1)
 
-    def add(
-        name: str,
-        kind: str,
-        output_shape: tuple[int, ...] | None = None,
-        kernel_size: int = 1,
-        strides: int = 1,
-        rate: float = 0.0,
-        shortcut: str = "",
-    ) -> None:
+    def add(name: str, kind: str, output_shape: tuple[int, ...] | None = None, **fields: Any) -> None:
         nonlocal shape
-        layers.append(Layer(name, kind, shape, output_shape or shape, kernel_size, strides, rate, shortcut))
+        layers.append(Layer(name, kind, shape, output_shape or shape, **fields))
         shape = layers[-1].output_shape
 
     def add_batch_norm(name: str, kind: str) -> None:
@@ -102,7 +101,7 @@ def list_layers(
             add("global_pool", "global_average_pool", (channels,))
             continue
         if min(height, width) < 2:
-            most_blocks = image_size_px.bit_length() - 1 + global_pool  # a global pool needs but one pixel
+            most_blocks = image_size_px.bit_length() - 1 + global_pool  # a global pool needs only one pixel
             raise ValueError(
                 f"blocks: block {block_number} of {len(blocks)} pools an image of {height} x {width} pixels to below "
                 f"1 pixel; use at most {most_blocks} blocks for an image of {image_size_px} pixels"
@@ -125,7 +124,7 @@ def list_layers(
 
 
 def _ends_a_pair(position: int) -> bool:
-    """Tells whether the convolution at `position` of its block, from 1, is the last of two that are bypassed."""
+    """Tells whether the convolution at `position` in its block, from 1, is the second of a pair with a shortcut."""
     return position > 1 and position % 2 == 1
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import Layer
 from stages.lib.network.keras2 import keras, tf
-from stages.lib.storage.files import replacing
+from stages.lib.network.metrics import compute_accuracy
+from stages.lib.network.pixels import to_network_input
+from stages.lib.storage.files import check_exists, compute_gzip_size_bytes, replacing
 
 KERAS_LAYERS = (
     "InputLayer",
@@ -26,16 +28,16 @@ KERAS_LAYERS = (
     "Flatten",
     "Dropout",
 )
-"""Keras classes that a model file of this project may hold; a file with another one is refused before it is built."""
+"""Keras layers that a model file of this project may hold; a file with any other is refused before it is built."""
 KERAS_MODELS = ("Sequential", "Functional")
-"""Keras classes of the model itself: a stack of layers, or a graph where shortcuts exist; never one inside another."""
+"""Kinds of Keras model: a stack of layers, or, with shortcuts, a graph; never one inside another."""
 
 
 class StatelessDropout(keras.layers.Layer):
-    """Dropout whose mask depends on a seed and the number of the step alone.
+    """Dropout whose mask depends on a seed and the number of the training step alone.
 
-    So a run that is resumed drops what an undisturbed one would. The mask is drawn for the global batch and each
-    replica takes its rows of it, so that several workers together drop what one would, too.
+    So a resumed run drops the same units as a run without a break. The mask is drawn for the whole batch, and each
+    replica takes its rows of it, so that several workers together drop what one worker would.
 
     Args:
         rate: share of the units that are dropped, in [0, 1); the others grow by 1 / (1 - rate).
@@ -108,19 +110,14 @@ def _build_layer(
     layer: Layer, seed: int, policy: str, step: Callable[[], tf.Tensor] | None, synchronized: bool
 ) -> keras.layers.Layer:
     common = {"name": layer.name, "dtype": policy}
+    with_kernel = {"kernel_initializer": keras.initializers.HeUniform(seed), **common}
     match layer.kind:
         case "conv":
             return keras.layers.Conv2D(
-                layer.output_shape[-1],
-                layer.kernel_size,
-                strides=layer.strides,
-                padding="same",
-                kernel_initializer=keras.initializers.HeUniform(seed),
-                **common,
+                layer.output_shape[-1], layer.kernel_size, layer.strides, padding="same", **with_kernel
             )
         case "dense":
-            initializer = keras.initializers.HeUniform(seed)
-            return keras.layers.Dense(layer.output_shape[-1], kernel_initializer=initializer, **common)
+            return keras.layers.Dense(layer.output_shape[-1], **with_kernel)
         case "batch_norm":
             # Keras's momentum of 0.99 remembers hundreds of updates: too many for short runs.
             return keras.layers.BatchNormalization(momentum=0.9, synchronized=synchronized, **common)
@@ -142,11 +139,6 @@ def _build_layer(
             raise ValueError(f"layer {layer.name}: no Keras layer is known for kind {layer.kind!r}")
 
 
-def to_network_input(images: np.ndarray) -> np.ndarray:
-    """Scales stored images, (N, height, width) uint8 in [0, 255], to (N, height, width, 1) float32 in [0, 1]."""
-    return images[..., np.newaxis].astype(np.float32) / 255
-
-
 def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> np.ndarray:
     """Runs `model` in inference mode on (N, height, width, 1) float32 in [0, 1]; returns (N, classes) float32 logits.
 
@@ -154,6 +146,27 @@ def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> 
     """
     run = tf.function(lambda batch: model(batch, training=False))
     return np.concatenate([run(x[start : start + batch_size]).numpy() for start in range(0, len(x), batch_size)])
+
+
+def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+    """Measures the share of (N, size, size) uint8 images in [0, 255] for which a model predicts their (N,) labels."""
+    return compute_accuracy(labels, predict_logits(model, to_network_input(images)).argmax(axis=1))
+
+
+def measure_stored_model(
+    path: Path,
+    model: keras.Model,
+    val_set: tuple[np.ndarray, np.ndarray],
+    test_set: tuple[np.ndarray, np.ndarray],
+) -> dict[str, float]:
+    """Measures the accuracy of a model on (images, labels) pairs, and the bytes of its file, as it is and gzipped."""
+    content = path.read_bytes()
+    return {
+        "val_accuracy": measure_accuracy(model, *val_set),
+        "test_accuracy": measure_accuracy(model, *test_set),
+        "size_bytes": len(content),
+        "gzip_size_bytes": compute_gzip_size_bytes(content),
+    }
 
 
 def write_model(path: Path, model: keras.Model) -> None:
@@ -168,9 +181,9 @@ def read_model(path: Path) -> keras.Model:
     """Reads a float32 model that `write_model` wrote.
 
     Raises:
-        UserError: if the file is missing, no HDF5, holds no Keras model, or one with a layer outside `KERAS_LAYERS`.
+        UserError: if the file is missing, or holds no Keras model, or one with a layer not in `KERAS_LAYERS`.
     """
-    reason = "not found" if not path.exists() else "no Keras model in HDF5"
+    check_exists(path)
     try:
         with h5py.File(path) as file:
             config = json.loads(file.attrs["model_config"])
@@ -178,10 +191,11 @@ def read_model(path: Path) -> keras.Model:
         unknown = [name for name in classes if name not in KERAS_LAYERS]
         if config["class_name"] not in KERAS_MODELS:
             unknown.insert(0, config["class_name"])
-        if unknown:  # a Lambda layer, for one, would run code out of the file
-            reason = f"expected only layers of {', '.join(KERAS_LAYERS)}; got {', '.join(unknown)}"
-            raise ValueError(reason)
-        return keras.models.load_model(path, compile=False)
+        if not unknown:
+            return keras.models.load_model(path, compile=False)
     except (OSError, LookupError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        # On an unsound file Keras raises each of them.
-        raise UserError(f"{path}: {reason} ({error}); run `dvc repro` to make it") from error
+        # Keras raises any of these on a damaged file.
+        raise UserError(f"{path}: no Keras model in HDF5 ({error}); run `dvc repro` to make it") from error
+    # Nothing else is built: a Lambda layer, for one, would run code out of the file.
+    expected, got = ", ".join(KERAS_LAYERS), ", ".join(unknown)
+    raise UserError(f"{path}: expected only layers of {expected}; got {got}; run `dvc repro` to make it")

@@ -12,15 +12,8 @@ from matplotlib.figure import Figure
 
 from stages.lib.storage.files import replacing
 
-COLORS = (
-    "#4477AA",
-    "#EE6677",
-    "#228833",
-    "#AA3377",
-    "#CCBB44",
-    "#66CCEE",
-    "#BBBBBB",
-)  # Paul Tol's bright scheme: color-blind safe
+COLORS = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE", "#BBBBBB")
+"""The bright scheme of Paul Tol, which people with color blindness can tell apart."""
 
 plt.rcParams.update(
     {

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, median
 from typing import Any
 
+from stages.lib.network.metrics import is_loss_within
+
 Row = Mapping[str, Any]
 
 CHANCE = 2 * math.sqrt(2)  # standard deviations of one accuracy: twice that of the difference of two
@@ -196,10 +198,10 @@ def answer_arithmetic(model: str, layers: Sequence[Row]) -> str:
 def answer_pruning(rows: Sequence[Row], max_loss: float, num_images: int) -> str:
     """Answers what pruning gave. The first row is the dense model; `max_loss` is what a shipped file may lose."""
     dense, *pruned = rows
-    sentences, slack = [], 1e-9  # for binary rounding
+    sentences = []
     for ranking in dict.fromkeys(row["ranking"] for row in pruned):
         steps = [row for row in pruned if row["ranking"] == ranking]
-        good = [row for row in steps if dense["val_accuracy"] - row["val_accuracy"] <= max_loss + slack]
+        good = [row for row in steps if is_loss_within(dense["val_accuracy"], row["val_accuracy"], max_loss)]
         if not good:
             sentences.append(f"{ranking} loses more than that at each of its sparsities")
             continue

@@ -20,8 +20,8 @@ from stages.lib.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; renames it to `path` if the block succeeds, removes it if not.
 
-    The temporary name ends as `path` does, so that writers which look at the suffix behave. It is the same every time,
-    so that what a process left that was killed is overwritten; a path has one writer at a time.
+    The temporary name ends as `path` does, for libraries that choose the format by the suffix. It is always the same,
+    so that the next write replaces what a killed process left; two processes must not write to one path at once.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{path.name}")
@@ -39,6 +39,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def check_exists(path: Path) -> None:
+    """Checks that there is a file or folder at `path`.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes `content` as indented JSON, keys in the given order, numbers in their shortest exact form."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
@@ -50,10 +60,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if there is no such file, or it holds no JSON object.
     """
+    check_exists(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
     except ValueError as error:
         raise UserError(f"{path}: expected a JSON object; {error}; remove it and run `dvc repro`") from error
     if not isinstance(content, dict):
@@ -80,17 +89,15 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     Raises:
         UserError: if there is no such file.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
+    check_exists(path)
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone.
 
-    Not with `np.savez`: it writes an archive of unknown size, whose headers differ between versions of Python.
+    `np.savez` would not do: it streams each array, and how its headers then look differs between versions of Python.
 
     Raises:
         ValueError: if an array holds Python objects.
@@ -99,7 +106,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
         for name, array in arrays.items():
             content = io.BytesIO()
             np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # dated 1980, as ZIP begins
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # always dated 1980-01-01
 
 
 def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
@@ -108,11 +115,10 @@ def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
     Raises:
         UserError: if there is no such file, it is no .npz, or it lacks a name.
     """
+    check_exists(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return tuple(stored[name] for name in names)
-    except FileNotFoundError:
-        raise UserError(f"{path}: not found; run `dvc repro` to make it") from None
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: expected an .npz with {', '.join(names)}; {error}; remove it and run `dvc repro`"
@@ -135,5 +141,5 @@ def compute_sha256(path: Path) -> str:
 
 
 def compute_gzip_size_bytes(content: bytes) -> int:
-    """Computes the size of gzip's output at its strongest level; without a time stamp, it depends on zlib alone."""
+    """Computes the bytes that `content` takes after gzip at its strongest level, with no time stamp in the header."""
     return len(gzip.compress(content, compresslevel=9, mtime=0))

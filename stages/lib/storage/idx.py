@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.errors import UserError
+from stages.lib.storage.files import check_exists
 
 UINT8_CODE = 0x08
 REMEDY = "remove it and run `dvc repro` again"
@@ -20,34 +21,29 @@ REMEDY = "remove it and run `dvc repro` again"
 def read_idx(path: Path, num_dims: int) -> np.ndarray:
     """Reads an IDX file of unsigned bytes into a uint8 array with `num_dims` dimensions.
 
-    The header is held against the size of the file before any value is read, so no header, however large the
-    sizes that it promises, costs memory.
+    The sizes in the header are compared with the size of the file before any value is read, so that a damaged header
+    cannot make it take memory for values that are not there.
 
     Raises:
         UserError: if there is no such file, or it is not IDX, holds another type or number of dimensions, or is too
             short or too long.
     """
-    if not path.exists():
-        raise UserError(f"{path}: not found; run `dvc repro` to make it")
+    check_exists(path)
+    magic = bytes([0, 0, UINT8_CODE, num_dims])
+    header_bytes = 4 + 4 * num_dims
     with path.open("rb") as file:
-        size_bytes = file.seek(0, 2)
-        file.seek(0)
-        header_bytes = 4 + 4 * num_dims
         header = file.read(header_bytes)
-        if len(header) < 4 or header[:2] != b"\0\0":
+        if header[:4] != magic:
             raise UserError(
-                f"{path}: expected an IDX file, which starts with 0000; found {header[:4].hex()!r}; {REMEDY}"
+                f"{path}: expected an IDX file of unsigned bytes in {num_dims} dimensions, which starts with "
+                f"{magic.hex()}; found {header[:4].hex()!r}; {REMEDY}"
             )
-        if header[2] != UINT8_CODE:
-            raise UserError(f"{path}: expected type code 0x08 (unsigned byte), found 0x{header[2]:02x}; {REMEDY}")
-        if header[3] != num_dims:
-            raise UserError(f"{path}: expected {num_dims} dimensions, found {header[3]}; {REMEDY}")
         if len(header) < header_bytes:
             raise UserError(f"{path}: expected a header of {header_bytes} bytes, found {len(header)}; {REMEDY}")
         shape = struct.unpack(f">{num_dims}I", header[4:])
         if 0 in shape:
             raise UserError(f"{path}: expected sizes of at least 1, found {format_shape(shape)}; {REMEDY}")
-        promised_bytes, found_bytes = math.prod(shape), size_bytes - header_bytes
+        promised_bytes, found_bytes = math.prod(shape), path.stat().st_size - header_bytes
         if promised_bytes != found_bytes:
             raise UserError(
                 f"{path}: expected {format_shape(shape)} = {promised_bytes} bytes after the header, "
@@ -90,7 +86,7 @@ def read_labels(path: Path, num_classes: int) -> np.ndarray:
 
 
 def format_shape(shape: tuple[int, ...]) -> str:
-    """Writes a shape as people do.
+    """Writes a shape for a message.
 
     >>> format_shape((60000, 28, 28))
     '60000 x 28 x 28'
