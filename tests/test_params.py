@@ -726,25 +726,5 @@ def test_a_regime_may_be_called_no(tmp_path: Path) -> None:
     assert params.study.augmentations == ("no",)
 
 
-def test_modules_that_need_no_tensorflow_do_not_load_it() -> None:
-    modules = (
-        *("errors", "network.architecture", "network.metrics", "params.load", "storage.files", "storage.idx"),
-        *("running.arguments", "running.runner", "cost.macs", "cost.sparsity", "cost.receptive_field"),
-        *("pictures.style", "training.cluster"),
-    )
-    code = (
-        "import importlib, sys\n"
-        f"for name in {modules}:\n"
-        "    importlib.import_module(f'stages.lib.{name}')\n"
-        "    loaded = {'tensorflow', 'tf_keras', 'keras', 'tensorflow_model_optimization'} & set(sys.modules)\n"
-        "    if loaded:\n"
-        "        sys.exit(f'{name} loads {loaded}')\n"
-    )
-
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert (result.returncode, result.stderr) == (0, "")
-
-
 def test_the_check_of_the_whole_file_refuses_a_section_that_nobody_reads(tmp_path: Path) -> None:
     assert "prunes: unknown key; did you mean 'prune'?" in refusal(tmp_path, {"prunes": "{}"})
