@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline import ROOT, edit_params, list_stages_to_run, run
+from pipeline import MODELS, ROOT, edit_params, list_stages_to_run, run
 
 ALL = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 DEAR = {"train", "prune", "shrink", "export"}
@@ -87,6 +87,24 @@ def test_cost_code_counts_anew_prunes_and_shrinks_and_what_follows_but_trains_no
 
     assert list_names(clone) == {"validate", "complexity", "prune", "shrink"}
     assert list_names_at_worst(clone) == ALL - {"download", "prepare", "preview", "train", "evaluate"}
+
+
+def test_filters_of_one_model_retrain_that_model_alone(clone: Path) -> None:
+    restore(clone)
+    edit_params(clone, models={"tiny": MODELS["tiny"] | {"blocks": [[6], [8]]}})
+
+    stages = list_stages_to_run(clone)
+    assert [stage for stage in stages if stage.startswith("train")] == ["train@tiny-none", "train@tiny-strong"]
+    assert [stage for stage in stages if stage.startswith("complexity")] == ["complexity@tiny"]
+
+
+def test_one_regime_retrains_its_candidates_alone(clone: Path) -> None:
+    restore(clone)
+    strong = yaml.safe_load((clone / "params.yaml").read_text())["augmentations"]["strong"]
+    edit_params(clone, augmentations={"strong": strong | {"rotation_degrees": 9}})
+
+    stages = [stage for stage in list_stages_to_run(clone) if stage.startswith(("train", "preview"))]
+    assert stages == ["preview@strong", "train@tiny-strong", "train@thin-strong"]
 
 
 def test_a_new_key_of_a_late_stage_reruns_that_stage_and_what_follows(clone: Path) -> None:
