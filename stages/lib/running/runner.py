@@ -4,13 +4,12 @@ import errno
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 
 from stages.lib.errors import UserError
-from stages.lib.running.guard import end_with, find_dvc, hold_lock
+from stages.lib.running.guard import end_with, find_dvc, hold_lock, name_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
 
@@ -29,16 +28,19 @@ def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: Tru
 
     Args:
         main: does the work.
-        writes: tells whether this process writes outputs; one that does not needs no lock and leaves no record.
+        writes: tells whether this process writes the stage's files. One that does not runs beside the one that does,
+            without a lock and a record.
     """
     stage = name_stage(sys.argv)
     try:
         if dvc := find_dvc():
             end_with(dvc)
-        with hold_lock(stage) if writes() else nullcontext():
-            main()
-            if writes():
+        if writes():
+            with hold_lock(name_lock(stage), stage):
+                main()
                 write_timing(stage)
+        else:
+            main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
