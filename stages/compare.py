@@ -49,6 +49,7 @@ READS = (
     "shrink.filters",
     "shrink.macs_shares",
 )
+READS = ("seed", "study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares",)
 DATA = Path("data")
 OUTPUT = Path("data/compare")
 

@@ -46,6 +46,7 @@ READS = (
     "shrink.filters",
     "shrink.macs_shares",
 )
+READS = ("study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares",)
 DATA = Path("data")
 OUTPUT = Path("data/frontier")
 

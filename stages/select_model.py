@@ -35,6 +35,7 @@ READS = (
     "augmentations",
     "select_model",
 )
+READS = ("study", "models", "augmentations", "select_model",)
 MODELS = Path("data/train")
 COMPLEXITY = Path("data/complexity")
 OUTPUT = Path("data/select_model")
