@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_csv
+from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_bytes, write_csv
 from stages.lib.storage.variant import DATA, Variant
 
 Row = TypeVar("Row")
@@ -55,14 +55,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model: what it is worth and what it costs. Of what others published, much is unknown.
+    """A file of a model of ours: what it is worth and what it costs.
 
     Attributes:
         name: of the model, as tables show it.
-        kind: dense, pruned, shrunk or published.
-        way: as of a `Variant`; empty of what others published, as is `target`.
+        kind: dense, pruned or shrunk.
+        way: as of a `Variant`.
         target: as of a `Variant`.
-        format: keras or tflite; empty of what others published.
+        format: keras or tflite.
         precision: float32 or int8.
         val_accuracy: on validation images.
         test_accuracy: on test images.
@@ -80,24 +80,24 @@ class ModelFile:
     target: str
     format: str
     precision: str
-    val_accuracy: float | None
+    val_accuracy: float
     test_accuracy: float
     size_bytes: int
-    gzip_size_bytes: int | None
-    macs: int | None
-    nonzero_macs: int | None
+    gzip_size_bytes: int
+    macs: int
+    nonzero_macs: int
     parameters: int
-    sparsity: float | None
+    sparsity: float
 
     @property
     def variant(self) -> Variant:
-        """Names the model of one of our files, and where its files lie."""
+        """Names the model, and where its files lie."""
         source = SOURCE_OF[self.kind]
         return Variant(source, self.way, self.target if source == "train" else float(self.target))
 
     @property
     def path(self) -> Path:
-        """Returns where one of our files lies."""
+        """Returns where the file lies."""
         if self.format == "keras":
             return self.variant.folder / "model.h5"
         return self.variant.exported / f"{self.precision}.tflite"
@@ -110,10 +110,21 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RankedFile(ModelFile):
-    """A row of frontier.csv; `published_by` is empty of our files."""
+    """A file of ours, beside all others: whether no other is as accurate on validation images at its cost."""
 
     is_on_size_front: bool
     is_on_macs_front: bool
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """A model of others: what they say of it. Its size is 4 bytes a parameter, as float32."""
+
+    name: str
+    test_accuracy: float
+    size_bytes: int
+    macs: int | None
+    parameters: int
     published_by: str
 
 
@@ -258,9 +269,13 @@ def read_kernel_zeros(rankings: Sequence[str], sparsities: Sequence[float]) -> l
     ]
 
 
-def write_rows(path: Path, rows: Sequence[Any]) -> None:
-    """Writes rows of one type, at least one, as CSV."""
-    write_csv(path, [asdict(row) for row in rows])
+def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
+    """Writes rows of one type as CSV; without any, the names of the columns alone."""
+    names = _list_columns(row_type)
+    if rows:
+        write_csv(path, [{name: getattr(row, name) for name in names} for row in rows])
+    else:
+        write_bytes(path, f"{','.join(names)}\n".encode())
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -269,9 +284,39 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     Raises:
         UserError: if there is no such file.
     """
+    return [_build(row_type, row) for row in read_csv(path)]
+
+
+def write_frontier(path: Path, files: Sequence[RankedFile], published: Sequence[PublishedModel]) -> None:
+    """Writes our files, at least one, and what others published, as one table."""
+    rows = [{**asdict(file), "published_by": ""} for file in files]
+    unknown = {
+        **dict.fromkeys(rows[0], None),
+        "kind": "published",
+        "is_on_size_front": False,
+        "is_on_macs_front": False,
+    }
+    write_csv(path, [*rows, *[{**unknown, **asdict(model), "precision": "float32"} for model in published]])
+
+
+def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:
+    """Reads what `write_frontier` wrote.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    rows = read_csv(path)
+    ours = [_build(RankedFile, row) for row in rows if row["kind"] != "published"]
+    return ours, [_build(PublishedModel, row) for row in rows if row["kind"] == "published"]
+
+
+def _build(row_type: type[Row], row: Mapping[str, str]) -> Row:
     types = get_type_hints(row_type)
-    names = [field.name for field in fields(row_type)]  # type: ignore[arg-type]
-    return [row_type(**{name: _parse(row[name], types[name]) for name in names}) for row in read_csv(path)]
+    return row_type(**{name: _parse(row[name], types[name]) for name in _list_columns(row_type)})
+
+
+def _list_columns(row_type: type[Any]) -> list[str]:
+    return [field.name for field in fields(row_type)]
 
 
 def _parse(text: str, wanted: Any) -> Any:
