@@ -5,7 +5,6 @@ Writes, in `data/complexity/MODEL/`:
 
 - `layers.csv`: a row per layer; receptive field in pixels, counts for one image and one forward pass;
 - `metrics.json`: the totals;
-- `layers.png`: MACs and parameters by layer;
 - `receptive_field.png`: the growth of the receptive field, over a training image.
 
 Everything follows from the list of layers: no network is built, and nothing is measured.
@@ -19,20 +18,23 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.patches import Rectangle
 
 from stages.lib.cost.macs import count_flops, count_macs, count_parameters, count_study_flops, count_study_macs
 from stages.lib.cost.receptive_field import ReceptiveField, compute_receptive_fields
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.params.load import load_params
-from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.pictures.style import write_figure
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split, write_csv, write_json
 
+READS = (
+    "dataset.image_size_px",
+    "dataset.class_names",
+    "models",
+)
 READS = (
     "dataset.image_size_px",
     "dataset.class_names",
@@ -43,7 +45,6 @@ OUTPUT = Path("data/complexity")
 
 FLOAT32_BYTES = 4
 WRITES_A_NEW_TENSOR = ("conv", "max_pool", "global_average_pool", "dense")  # the others can overwrite their input
-COLOR_OF_KIND = dict(zip(("conv", "dense", "batch_norm"), COLORS, strict=False))
 
 
 def compute_activation_bytes(shape: Sequence[int]) -> int:
@@ -117,50 +118,6 @@ def sum_up(rows: Sequence[Mapping[str, Any]], layers: Sequence[Layer]) -> dict[s
     }
 
 
-def describe_count(value: int, total: int) -> str:
-    """Writes a count with its share of the total.
-
-    >>> describe_count(225_792, 37_156_608)
-    '225,792  (0.6 %)'
-    """
-    if value == 0:
-        return "0"
-    share = f"{100 * value / total:.1f}" if value >= 0.001 * total else "<0.1"
-    return f"{value:,}  ({share} %)"
-
-
-def draw_bars(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
-    """Draws one horizontal bar per row, with its value and its share written at its end."""
-    values = [row[column] for row in rows]
-    bars = axes.barh([row["layer"] for row in rows], values, color=[COLOR_OF_KIND[row["kind"]] for row in rows])
-    axes.bar_label(bars, [describe_count(value, sum(values)) for value in values], padding=4, fontsize=8)
-    axes.set_xlim(0, 1.5 * max(values))  # room for the labels
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-
-
-def plot_layers(rows: Sequence[Mapping[str, Any]], metrics: Mapping[str, int], model_name: str) -> Figure:
-    """Plots MACs and parameters of the layers that have either; the caption names both ways of counting."""
-    shown = [row for row in rows if row["macs"] or row["parameters"]]
-    figure, (left, right) = plt.subplots(1, 2, sharey=True, figsize=(10, 2.3 + 0.3 * len(shown)))
-    draw_bars(left, shown, "macs")
-    left.invert_yaxis()  # the first layer on top; both panels share the axis
-    left.set(title=f"{metrics['macs']:,} MACs", xlabel="multiply-accumulates, one image", ylabel="layer")
-    draw_bars(right, shown, "parameters")
-    right.set(title=f"{metrics['parameters']:,} parameters", xlabel="numbers stored, trained or not")
-    kinds = {row["kind"] for row in shown}
-    patches = [Patch(color=color, label=kind) for kind, color in COLOR_OF_KIND.items() if kind in kinds]
-    figure.legend(handles=patches, loc="outside right center", frameon=False)
-    figure.suptitle(f"Cost of each layer of the {model_name} model", fontweight="bold")
-    figure.supxlabel(
-        f"The field's convention, drawn here: biases are not counted, FLOPs = 2 x MACs = {metrics['flops']:,}.\n"
-        f"The study's: a bias is one more input of a dense layer, {metrics['study_macs']:,} MACs; "
-        f"with one addition per output of a convolution, {metrics['study_flops']:,} FLOPs.",
-        fontsize=8,
-    )
-    return figure
-
-
 def describe_field(layer: Layer, field: ReceptiveField) -> str:
     """Describes a layer's receptive field in two short lines; `inside` is the part that the image holds."""
     seen = field.last_px - field.first_px + 1
@@ -215,7 +172,6 @@ def main() -> None:
     metrics = sum_up(rows, layers)
     write_csv(OUTPUT / name / "layers.csv", rows)
     write_json(OUTPUT / name / "metrics.json", metrics)
-    write_figure(OUTPUT / name / "layers.png", plot_layers(rows, metrics, name))
     figure = plot_receptive_field(layers, fields, images[0], class_names[labels[0]], name)
     write_figure(OUTPUT / name / "receptive_field.png", figure)
     print(f"{OUTPUT / name}: {metrics['macs']:,} MACs, {metrics['parameters']:,} parameters")

@@ -33,6 +33,10 @@ READS = (
     "dataset.files",
     "download",
 )
+READS = (
+    "dataset.files",
+    "download",
+)
 OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16

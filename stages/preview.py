@@ -31,6 +31,12 @@ READS = (
     "augmentations",
     "preview",
 )
+READS = (
+    "seed",
+    "dataset.class_names",
+    "augmentations",
+    "preview",
+)
 SOURCE = Path("data/prepare/train.npz")
 OUTPUT = Path("data/preview")
 
@@ -80,7 +86,7 @@ def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str)
 def describe(name: str, augmentation: AugmentationParams) -> str:
     """Describes a regime in the title of its picture.
 
-    >>> describe("mild", load_params().augmentations["mild"])
+    >>> describe("mild", load_params(reads=READS).augmentations["mild"])
     'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
     """
     limits = (

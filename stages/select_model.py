@@ -8,27 +8,22 @@ Writes, in data/select_model/:
     choice.json: the chosen model and augmentation, the reasons in a sentence, architecture and limits of augmentation.
     model.h5: a copy of the chosen model, so that later stages find it under one name.
     metrics.json: the choice in numbers; kept in Git.
-    comparison.csv, comparison.png: all candidates, the best first.
+    comparison.csv: all candidates, the best first.
 
 The rule: of the candidates within `select_model.tolerance` of the best validation accuracy, the largest receptive field
 (the study's own reason for its choice), then the fewest MACs, then the higher accuracy.
 """
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from stages.lib.network.metrics import is_loss_within
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ModelParams
-from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.results.rows import Candidate, read_candidates, write_rows
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_json, write_bytes, write_csv, write_json
+from stages.lib.storage.files import write_bytes, write_json
 
 READS = (
     "study",
@@ -36,42 +31,13 @@ READS = (
     "augmentations",
     "select_model",
 )
-MODELS = Path("data/train")
-COMPLEXITY = Path("data/complexity")
+READS = (
+    "study",
+    "models",
+    "augmentations",
+    "select_model",
+)
 OUTPUT = Path("data/select_model")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One trained model: fractions in [0, 1], loss in nats, counts for one image and one forward pass."""
-
-    model: str
-    augmentation: str
-    val_accuracy: float
-    val_loss: float
-    macs: int
-    parameters: int
-    receptive_field_px: int
-
-    @property
-    def key(self) -> str:
-        """Names the candidate as its folder is named."""
-        return f"{self.model}-{self.augmentation}"
-
-
-def read_candidate(model: str, augmentation: str) -> Candidate:
-    """Reads what training and complexity wrote of one model."""
-    trained = read_json(MODELS / f"{model}-{augmentation}" / "metrics.json")
-    cost = read_json(COMPLEXITY / model / "metrics.json")
-    return Candidate(
-        model,
-        augmentation,
-        trained["val_accuracy"],
-        trained["val_loss"],
-        cost["macs"],
-        cost["parameters"],
-        cost["receptive_field_px"],
-    )
 
 
 def list_equally_accurate(candidates: Sequence[Candidate], tolerance: float) -> list[Candidate]:
@@ -115,33 +81,6 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
     return sentence + "the most accurate."
 
 
-def plot_comparison(candidates: Sequence[Candidate], chosen: Candidate) -> Figure:
-    """Plots validation accuracy against MACs: a color an augmentation, a marker a model, the choice ringed."""
-    figure, axis = plt.subplots(figsize=(8, 4.2))
-    augmentations = list(dict.fromkeys(candidate.augmentation for candidate in candidates))
-    models = {candidate.model: candidate for candidate in candidates}
-    color_of = dict(zip(augmentations, itertools.cycle(COLORS), strict=False))
-    marker_of = dict(zip(models, itertools.cycle("os^DvP*X"), strict=False))
-    for c in candidates:
-        point: dict[str, Any] = {"color": color_of[c.augmentation], "marker": marker_of[c.model], "s": 40}
-        axis.scatter([c.macs / 1e6], [100 * c.val_accuracy], **point, zorder=2)
-    ring: dict[str, Any] = {"s": 170, "facecolors": "none", "edgecolors": "black", "linewidths": 1.5, "zorder": 3}
-    axis.scatter([chosen.macs / 1e6], [100 * chosen.val_accuracy], **ring, label=f"chosen: {chosen.key}")
-    for augmentation in augmentations:
-        axis.scatter([], [], color=color_of[augmentation], marker="s", label=f"{augmentation} (augmentation)")
-    for name, c in models.items():
-        label = f"{name}: receptive field {c.receptive_field_px} px, {c.parameters / 1e3:,.0f} k parameters"
-        axis.scatter([], [], color="0.4", marker=marker_of[name], label=label)
-    axis.margins(x=0.12, y=0.12)
-    axis.set(
-        xlabel="million MACs per image",
-        ylabel="validation accuracy (%)",
-        title="Accuracy and cost of every candidate",
-    )
-    axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
-
-
 def describe_choice(
     chosen: Candidate, model: ModelParams, augmentation: AugmentationParams, reason: str
 ) -> dict[str, object]:
@@ -158,16 +97,15 @@ def describe_choice(
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    candidates = [read_candidate(model, name) for model in params.study.models for name in params.study.augmentations]
+    candidates = read_candidates(params.study.models, params.study.augmentations)
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
     settings = (params.models[chosen.model], params.augmentations[chosen.augmentation])
     write_json(OUTPUT / "choice.json", describe_choice(chosen, *settings, reason))
-    write_bytes(OUTPUT / "model.h5", (MODELS / chosen.key / "model.h5").read_bytes())
+    write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
     write_json(OUTPUT / "metrics.json", {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:]))
-    write_csv(OUTPUT / "comparison.csv", [asdict(candidate) for candidate in by_accuracy])
-    write_figure(OUTPUT / "comparison.png", plot_comparison(candidates, chosen))
+    write_rows(OUTPUT / "comparison.csv", Candidate, by_accuracy)
     print(f"{OUTPUT}: {reason}")
 
 

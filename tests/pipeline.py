@@ -93,7 +93,8 @@ def make_clone(folder: Path) -> None:
     folder.mkdir()
     listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in listed:
-        if (ROOT / name).is_file() and not name.startswith("data/") and name != "dvc.lock":
+        is_output = name.startswith("data/") and name != "data/recorded_times.json"
+        if (ROOT / name).is_file() and not is_output and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     sources = yaml.safe_load((ROOT / "params.yaml").read_text())["download"]["sources"]

@@ -1,18 +1,11 @@
 """Results as Markdown tables, beside what the study published. No TensorFlow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-STUDY_TEST_ACCURACY = {  # as published; its augmented models were trained under the regime that is `strong` here
-    ("first", "strong"): 0.6018,
-    ("first", "none"): 0.8949,
-    ("second", "strong"): 0.8770,
-    ("second", "none"): 0.8971,
-    ("third", "strong"): 0.8958,
-    ("third", "none"): 0.8954,
-    ("fourth", "strong"): 0.8096,
-    ("fourth", "none"): 0.8949,
-}
+from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
+from stages.lib.results.rows import UNDER, ModelFile
+from stages.lib.results.times import NOT_VERSIONS, StageTime
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,20 +20,23 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def format_headline(chosen: dict[str, Any], dense: dict[str, Any], shipped: dict[str, Any]) -> str:
+def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mapping[str, Any]) -> str:
     """Writes the first table of the README: what the study chose, what was chosen here, and the file that is shipped.
 
     Args:
         chosen: the chosen candidate: model, augmentation, test_accuracy, macs, parameters.
-        dense: size_bytes and gzip_size_bytes of its model file.
+        dense: its Keras file.
         shipped: data/ship/model.json.
     """
-    published = f"{100 * STUDY_TEST_ACCURACY['third', 'strong']:.2f} %"
+    published = f"{100 * STUDY_TEST_ACCURACY[STUDY_CHOICE]:.2f} %"
     files = [
-        (f"{chosen['model']}-{chosen['augmentation']}, chosen on validation", chosen | dense),
+        (
+            f"{chosen['model']}-{chosen['augmentation']}, chosen on validation",
+            {**chosen, "size_bytes": dense.size_bytes, "gzip_size_bytes": dense.gzip_size_bytes},
+        ),
         (f"{shipped['name']}, {shipped['precision']}, shipped", shipped),
     ]
-    rows = [["third-strong, the study's choice as published", published, "", "", "", ""]]
+    rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", ""]]
     rows += [
         [
             name,
@@ -55,10 +51,9 @@ def format_headline(chosen: dict[str, Any], dense: dict[str, Any], shipped: dict
     return format_table(["model", "test accuracy", "parameters", "MACs", "file", "gzipped"], rows)
 
 
-def format_grid(candidates: Sequence[dict[str, Any]]) -> str:
+def format_grid(candidates: Sequence[Mapping[str, Any]]) -> str:
     """Writes the table of all candidates, beside what the study published of them."""
-    prefix = "test_accuracy_under_"
-    distortions = [name for name in candidates[0] if name.startswith(prefix)]
+    distortions = [name for name in candidates[0] if name.startswith(UNDER)]
     rows = []
     for row in candidates:
         published = STUDY_TEST_ACCURACY.get((row["model"], row["augmentation"]))
@@ -73,27 +68,26 @@ def format_grid(candidates: Sequence[dict[str, Any]]) -> str:
                 "" if seconds is None else f"{seconds:.0f} s",
             ]
         )
-    under = [f"test under {name.removeprefix(prefix)}" for name in distortions]
+    under = [f"test under {name.removeprefix(UNDER)}" for name in distortions]
     return format_table(["candidate", "validation", "test", "test, the study", *under, "training"], rows)
 
 
-def format_environment(environment: dict[str, Any], timing: Sequence[dict[str, Any]], seed: int) -> str:
+def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTime], seed: int) -> str:
     """Writes in a few sentences with what the results were made, what that took, and which stages took most of it.
 
     Args:
         environment: what training wrote of the chosen model: date, cpu, num_cpus, policy, versions.
-        timing: rows with seconds and peak_memory_mib of each stage; those of one matrix are added up.
+        timing: of each stage; those of one matrix are added up.
         seed: of the run.
     """
-    not_versions = ("date", "cpu", "num_cpus", "policy", "seconds", "images_per_second")
-    versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in not_versions)
+    versions = ", ".join(f"{name} {value}" for name, value in environment.items() if name not in NOT_VERSIONS)
     seconds_of: dict[str, float] = {}
     for row in timing:
-        name = row["stage"].partition("@")[0]
-        seconds_of[name] = seconds_of.get(name, 0.0) + row["seconds"]
+        name = row.stage.partition("@")[0]
+        seconds_of[name] = seconds_of.get(name, 0.0) + row.seconds
     longest = [(name, s) for name, s in sorted(seconds_of.items(), key=lambda item: -item[1]) if s >= 60]
     shares = f" ({', '.join(f'`{name}` {seconds / 60:.1f}' for name, seconds in longest)})" if longest else ""
-    minutes, peak_mib = sum(row["seconds"] for row in timing) / 60, max(row["peak_memory_mib"] for row in timing)
+    minutes, peak_mib = sum(row.seconds for row in timing) / 60, max(row.peak_memory_mib for row in timing)
     return (
         f"Seed {seed}, trained on {environment['date']}; {versions}.\n"
         f"On {environment['num_cpus']} cores ({environment['cpu']}), trained in {environment['policy']}, "

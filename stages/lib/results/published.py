@@ -1,0 +1,25 @@
+"""What others published on this data set, to stand beside our numbers. Nobody verified it here."""
+
+STUDY_TEST_ACCURACY = {  # by model and augmentation; its augmented models were trained under what is `strong` here
+    ("first", "strong"): 0.6018,
+    ("first", "none"): 0.8949,
+    ("second", "strong"): 0.8770,
+    ("second", "none"): 0.8971,
+    ("third", "strong"): 0.8958,
+    ("third", "none"): 0.8954,
+    ("fourth", "strong"): 0.8096,
+    ("fourth", "none"): 0.8949,
+}
+STUDY_CHOICE = ("third", "strong")
+
+LEADERBOARD = (  # name, parameters (the first's is a bound), test accuracy
+    ("2 conv, <100K", 100_000, 0.925),
+    ("2 conv, 113K", 113_000, 0.922),
+    ("2 conv + 3 FC", 1_800_000, 0.932),
+    ("VGG16", 26_000_000, 0.935),
+    ("CapsNet", 8_000_000, 0.936),
+    ("DenseNet-BC", 768_000, 0.954),
+    ("WRN40-4", 8_900_000, 0.967),
+)
+LEADERBOARD_SOURCE = "README of github.com/zalandoresearch/fashion-mnist, not verified by its authors"
+FLOAT32_BYTES = 4  # of a parameter: nobody published the size of a file

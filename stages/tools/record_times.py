@@ -1,0 +1,40 @@
+"""Records what the run that lies here took, so that every clone shows its times: `python -m stages.tools.record_times`.
+
+Writes data/recorded_times.json, which is in Git: seconds and memory of each stage; what each training and each exported
+file took, with the SHA-256 of that file. Run it after `dvc repro`, and then `dvc repro` once more, which writes the
+tables, pictures and pages that show times. Times of files that were not made here are kept if they are recorded.
+"""
+
+import sys
+
+from stages.lib.errors import UserError
+from stages.lib.params.load import load_params
+from stages.lib.results.times import CHOSEN, RECORDED, Times, list_items, read_own_times, read_times, record_times
+from stages.lib.storage.variant import DATA
+
+READS = ("study", "prune.rankings", "shrink.filters")
+
+
+def main() -> None:
+    """Records the times."""
+    params = load_params(reads=READS)
+    if not CHOSEN.exists():
+        raise UserError(f"{CHOSEN}: not found; run `dvc repro` to make it")
+    study = params.study
+    items = list_items(study.models, study.augmentations, *params.prune.rankings, *params.shrink.filters)
+    own, known = read_own_times(items), read_times(items)
+    times = Times(
+        trainings={**known.trainings, **own.trainings},
+        latencies={**known.latencies, **own.latencies},
+        stages=own.stages or known.stages,
+    )
+    models, exported = sorted(DATA.glob("train/*/model.h5")), sorted(DATA.glob("export/*/*/*.tflite"))
+    record_times(times, models, exported)
+    print(f"{RECORDED}: {len(times.stages)} stages, {len(models)} trainings, {len(exported)} exported files")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
