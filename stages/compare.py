@@ -51,14 +51,7 @@ from stages.lib.results.times import StageTime, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_csv, write_json
 
-READS = (
-    "seed",
-    "study",
-    "prune.rankings",
-    "prune.sparsities",
-    "shrink.filters",
-    "shrink.macs_shares",
-)
+READS = ("seed", "study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 DATA = Path("data")
 OUTPUT = Path("data/compare")
 

@@ -30,16 +30,7 @@ from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split, write_csv, write_json
 
-READS = (
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "models",
-)
-READS = (
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "models",
-)
+READS = ("dataset.image_size_px", "dataset.class_names", "models")
 TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 

@@ -29,14 +29,7 @@ from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.running.runner import run_stage
 
-READS = (
-    "dataset.files",
-    "download",
-)
-READS = (
-    "dataset.files",
-    "download",
-)
+READS = ("dataset.files", "download")
 OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16

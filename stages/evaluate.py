@@ -44,20 +44,7 @@ from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split, write_csv, write_json
 from stages.lib.training.augmentation import augment
 
-READS = (
-    "seed",
-    "dataset.class_names",
-    "study.augmentations",
-    "augmentations",
-    "evaluate",
-)
-READS = (
-    "seed",
-    "dataset.class_names",
-    "study.augmentations",
-    "augmentations",
-    "evaluate",
-)
+READS = ("seed", "dataset.class_names", "study.augmentations", "augmentations", "evaluate")
 TEST_SET = Path("data/prepare/test.npz")
 MODELS = Path("data/train")
 OUTPUT = Path("data/evaluate")

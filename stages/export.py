@@ -49,15 +49,7 @@ from stages.lib.storage.files import (
 )
 from stages.lib.storage.variant import Variant
 
-READS = (
-    "seed",
-    "study.models",
-    "prune.rankings",
-    "prune.sparsities",
-    "shrink.filters",
-    "shrink.macs_shares",
-    "export",
-)
+READS = ("seed", "study.models", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares", "export")
 PREPARED = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
 SOURCES = ("train", "prune", "shrink")

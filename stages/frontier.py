@@ -47,13 +47,7 @@ from stages.lib.results.times import TimedFile, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_csv, read_json, write_bytes
 
-READS = (
-    "study",
-    "prune.rankings",
-    "prune.sparsities",
-    "shrink.filters",
-    "shrink.macs_shares",
-)
+READS = ("study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 CHOICE = Path("data/select_model/choice.json")
 OUTPUT = Path("data/frontier")
 

@@ -19,18 +19,7 @@ from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import write_arrays
 from stages.lib.storage.idx import read_images, read_labels
 
-READS = (
-    "seed",
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "prepare",
-)
-READS = (
-    "seed",
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "prepare",
-)
+READS = ("seed", "dataset.image_size_px", "dataset.class_names", "prepare")
 SOURCE = Path("data/download")
 OUTPUT = Path("data/prepare")
 

@@ -25,18 +25,7 @@ from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split
 from stages.lib.training.augmentation import augment
 
-READS = (
-    "seed",
-    "dataset.class_names",
-    "augmentations",
-    "preview",
-)
-READS = (
-    "seed",
-    "dataset.class_names",
-    "augmentations",
-    "preview",
-)
+READS = ("seed", "dataset.class_names", "augmentations", "preview")
 SOURCE = Path("data/prepare/train.npz")
 OUTPUT = Path("data/preview")
 

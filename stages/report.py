@@ -71,22 +71,7 @@ from stages.lib.results.tables import STUDY_TEST_ACCURACY
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 
-READS = (
-    "seed",
-    "augmentations",
-    "study",
-    "prune.sparsities",
-    "prune.epochs",
-    "ship.max_loss",
-)
-READS = (
-    "seed",
-    "augmentations",
-    "study",
-    "prune.sparsities",
-    "prune.epochs",
-    "ship.max_loss",
-)
+READS = ("seed", "augmentations", "study", "prune.sparsities", "prune.epochs", "ship.max_loss")
 DATA = Path("data")
 OUTPUT = Path("data/report")
 

@@ -25,18 +25,7 @@ from stages.lib.results.rows import Candidate, read_candidates, write_rows
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import write_bytes, write_json
 
-READS = (
-    "study",
-    "models",
-    "augmentations",
-    "select_model",
-)
-READS = (
-    "study",
-    "models",
-    "augmentations",
-    "select_model",
-)
+READS = ("study", "models", "augmentations", "select_model")
 OUTPUT = Path("data/select_model")
 
 

@@ -43,22 +43,7 @@ from stages.lib.training.loop import train_model
 from stages.lib.training.precision import choose_policy
 from stages.lib.training.recipe import Recipe
 
-READS = (
-    "seed",
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "models",
-    "augmentations",
-    "train",
-)
-READS = (
-    "seed",
-    "dataset.image_size_px",
-    "dataset.class_names",
-    "models",
-    "augmentations",
-    "train",
-)
+READS = ("seed", "dataset.image_size_px", "dataset.class_names", "models", "augmentations", "train")
 SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 
 
