@@ -28,7 +28,7 @@ def main() -> None:
     """Prints peaks in GFLOP/s, the precision that the pipeline would choose, and the hardware."""
     from stages.lib.network.keras2 import tf
     from stages.lib.running.machine import read_cpu_name
-from stages.lib.training.precision import choose_policy
+    from stages.lib.training.precision import choose_policy
 
     task = read_task()
     print_result(
