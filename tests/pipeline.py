@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ("README.md", "data/README.md", "stages/README.md", "stages/tools/README.md", "tests/benchmarks/README.md")
 DVC = [sys.executable, "-m", "dvc"]
 MODELS = {
     "tiny": {
@@ -53,16 +54,16 @@ def require_program(name: str, package: str) -> str:
     return path
 
 
-def read_commands(name: str) -> str:
-    """Reads the commands of the README that stand under the mark `<!-- command: name -->`, as they are written."""
-    pattern = rf"<!-- command: {name} -->\n```bash\n(.*?)\n```\n"
-    (text,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
+def read_block(mark: str) -> str:
+    """Reads the block of code under `<!-- mark -->` as it is written; over all guides, a mark stands once."""
+    pattern = rf"<!-- {re.escape(mark)} -->\n```\w+\n(.*?)```\n"
+    (text,) = re.findall(pattern, "".join((ROOT / guide).read_text() for guide in GUIDES), re.DOTALL)
     return str(text)
 
 
 def run_commands(folder: Path, name: str, status: int = 0) -> str:
-    """Runs commands of the README in `folder` as they are written there; the first that fails ends them."""
-    return run(folder, "bash", "-euo", "pipefail", "-c", read_commands(name), status=status)
+    """Runs the commands marked `command: name` in `folder` as they are written; the first that fails ends them."""
+    return run(folder, "bash", "-euo", "pipefail", "-c", read_block(f"command: {name}"), status=status)
 
 
 def dvc(folder: Path, *arguments: str, status: int = 0) -> str:

@@ -1,14 +1,13 @@
-"""The README's tasks, each by its own commands, as written, in a clone on a crumb of data."""
+"""The tasks of the guides, each by its own commands, as written, in a clone on a crumb of data."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline import MODELS, ROOT, commit, dvc, edit_params, list_stages_to_run, run, run_commands
+from pipeline import MODELS, commit, dvc, edit_params, list_stages_to_run, read_block, run, run_commands
 
 from stages.lib.storage.files import read_csv
 
@@ -17,7 +16,7 @@ NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 @pytest.fixture
 def small(copy: Path) -> Path:
-    """Is a copy of the finished clone whose study is one tiny network under a name of the README's commands."""
+    """Is a copy of the finished clone whose study is one tiny network under a name of the guides' commands."""
     edit_params(
         copy,
         models={"third": MODELS["tiny"]},
@@ -26,13 +25,6 @@ def small(copy: Path) -> Path:
     )
     commit(copy)
     return copy
-
-
-def read_block(name: str) -> str:
-    """Reads a block of the README that is marked as the content of a file."""
-    pattern = rf"<!-- content: {re.escape(name)} -->\n```\w+\n(.*?)```\n"
-    (text,) = re.findall(pattern, (ROOT / "README.md").read_text(), re.DOTALL)
-    return str(text)
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -69,9 +61,9 @@ def test_a_dataset_of_the_same_format_takes_the_place_of_the_first(small: Path) 
 
 
 def test_a_stage_is_added(copy: Path) -> None:
-    (copy / "stages/hardest.py").write_text(read_block("stages/hardest.py"))
-    pipeline = (copy / "dvc.yaml").read_text()
-    (copy / "dvc.yaml").write_text(pipeline.replace("\nstages:\n", f"\nstages:\n{read_block('dvc.yaml')}\n", 1))
+    (copy / "stages/hardest.py").write_text(read_block("content: stages/hardest.py"))
+    stages, entry = (copy / "dvc.yaml").read_text(), read_block("content: dvc.yaml")
+    (copy / "dvc.yaml").write_text(stages.replace("\nstages:\n", f"\nstages:\n{entry}\n", 1))
 
     run_commands(copy, "add-stage")
 

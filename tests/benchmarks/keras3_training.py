@@ -7,7 +7,7 @@ from measuring import Clock, print_result, read_images, read_task
 
 
 def build_layer(layer: Mapping[str, Any]) -> Any:
-    """Builds the Keras 3 layer of one entry of the list, with fields as in `stages.lib.network.architecture.Layer`."""
+    """Builds the Keras 3 layer of one entry of the list, a `stages.lib.network.architecture.Layer` as a mapping."""
     import keras  # type: ignore[import-untyped, unused-ignore]  # not always installed
 
     match layer["kind"]:
