@@ -26,17 +26,21 @@ def main() -> None:
 
     task, params = read_task(), load_params()
     clock = Clock(task["seconds"])
-    train = params.train.model_copy(update={"epochs": EPOCHS, "clean_epochs": 0})
-    policy, strategy = choose_policy(task["precision"]), build_strategy(ALONE)
-    recipe = Recipe(train, params.augmentations[task["augmentation"]], params.seed, policy)
+    recipe = Recipe(
+        train=params.train.model_copy(update={"epochs": EPOCHS, "clean_epochs": 0}),
+        augmentation=params.augmentations[task["augmentation"]],
+        seed=params.seed,
+        policy=choose_policy(task["precision"]),
+    )
     num_classes = len(params.dataset.class_names)
     layers = list_layers(params.dataset.image_size_px, num_classes, **params.models[task["model"]].model_dump())
     (images, labels), (val_images, val_labels) = map(read_split, SOURCES)
     images, labels = images[: task["num_images"]], labels[: task["num_images"]]
     val_images, val_labels = val_images[: task["num_val_images"]], val_labels[: task["num_val_images"]]
-    steps = count_steps(len(images), train.batch_size)
+    steps = count_steps(len(images), recipe.train.batch_size)
+    strategy = build_strategy(ALONE)
     model = build_compiled_model(
-        lambda step: build_model(layers, params.seed, policy, step), train, EPOCHS * steps, strategy
+        lambda step: build_model(layers, recipe.seed, recipe.policy, step), recipe.train, EPOCHS * steps, strategy
     )
     batches = strategy.distribute_datasets_from_function(
         lambda _: training_batches(images, labels, num_classes, recipe)
@@ -59,7 +63,7 @@ def main() -> None:
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=end_epoch)],
         **(validation if len(val_images) else {}),
     )
-    print_result(clock.report(len(images)) | {"precision": policy.removeprefix("mixed_")})
+    print_result(clock.report(len(images)) | {"precision": recipe.policy.removeprefix("mixed_")})
 
 
 if __name__ == "__main__":
