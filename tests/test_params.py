@@ -345,8 +345,8 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("dataset.files.train-images-idx3-ubyte", "A" * 64, "64 hexadecimal digits; got 'AAA"),
         ("dataset.files.t10k-labels-idx1-ubyte", "g" * 64, "64 hexadecimal digits; got 'ggg"),
         ("dataset.files.t10k-labels-idx1-ubyte", int("1" * 64), "64 hexadecimal digits; got 111"),  # without quotes
-        ("study.models", [], "expected at least one of first, second, third, fourth, fifth; got []"),
-        ("study.models", "first", "expected a list of words; got 'first'"),
+        ("study.models", [], "expected a list of at least one name; got []"),
+        ("study.models", "first", "expected a list of at least one name; got 'first'"),
         ("study.models", ["frist"], "'frist'; did you mean 'first'? known: first, second, third, fourth"),
         ("study.models", ["first", "first"], "expected each entry once; got ['first', 'first']"),
         ("study.augmentations", [None], "expected a word; got None"),
