@@ -1,8 +1,8 @@
-"""Is params.yaml sound? Checks it for all stages, before any other, so that a slip costs a second and not a training.
+"""Is params.yaml sound? Checks it before any other stage runs, so that a slip costs a second and not a training.
 
-Reads params.yaml; writes nothing. Every stage checks the sections that it reads again when it starts: this one also
-runs when a change concerns no other stage, such as a misspelt key, and before DVC looks up the models and augmentations
-that the study names. And it tells now whether the model that will be chosen can be shrunk, whichever that is.
+Reads params.yaml; writes nothing. Every other stage checks the file again when it starts. This one also runs where a
+change concerns no other stage, such as a misspelt key, and says now whether each model of the study can be shrunk,
+whichever will be chosen.
 """
 
 import itertools
@@ -16,8 +16,13 @@ def main() -> None:
     """Runs the stage."""
     params = load_params()
     for model, share in itertools.product(params.study.models, params.shrink.macs_shares):
-        sizes = (params.dataset.image_size_px, len(params.dataset.class_names))
-        scale_architecture(params.models[model].model_dump(), *sizes, share, params.shrink.multiple)
+        scale_architecture(
+            params.models[model].model_dump(),
+            image_size_px=params.dataset.image_size_px,
+            num_classes=len(params.dataset.class_names),
+            macs_share=share,
+            multiple=params.shrink.multiple,
+        )
     num_models, num_augmentations = len(params.study.models), len(params.study.augmentations)
     num_rungs = len(params.prune.sparsities) + len(params.shrink.macs_shares)
     print(

@@ -22,7 +22,6 @@ WRONG_SECRETS = {
 }
 MODEL = "data/ship/model.tflite"  # also a file of the folder data/export/..., which is an output of its own
 THIN = "data/train/thin-none/model.h5"
-CURVES = "data/compare/curves.csv"
 HALF = 25_000_000  # bytes; all files of the crumb together have 55 million
 
 
@@ -194,13 +193,13 @@ def test_damaged_file_of_the_storage_is_not_taken_for_whole(pushed: Path, tmp_pa
 
 def test_damaged_files_of_cache_storage_and_workspace_are_mended(pushed: Path, finished: Path, tmp_path: Path) -> None:
     cache, storage = pushed / ".dvc/cache", tmp_path / "storage"
-    damage(find_file(cache, CURVES, pushed))
+    damage(find_file(cache, THIN, pushed))
     damage(find_file(storage, MODEL, pushed))
-    (pushed / CURVES).unlink()
+    (pushed / THIN).unlink()
     dvc(pushed, "checkout")
-    assert "up to date" in dvc(pushed, "status", "compare")  # DVC believes the name of the damaged file
+    assert "up to date" in dvc(pushed, "status", "train@thin-none")  # DVC believes the name of the damaged file
     printed = run_commands(pushed, "mend")
-    assert str(find_file(cache, CURVES, pushed)) in printed
+    assert str(find_file(cache, THIN, pushed)) in printed
     assert str(find_file(storage, MODEL, pushed)) in printed
     assert list_damaged(cache) == list_damaged(storage) == []
     assert find_file(storage, MODEL, pushed).exists()

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from stages.lib.errors import UserError
 
@@ -27,15 +27,9 @@ def list_keys(section: type[Section]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def refusal(expected: str, got: object) -> PydanticCustomError:
+def refusal(expected: str, got: object) -> UserError:
     """Builds the error that a validator raises for a value that is not what was expected."""
-    return PydanticCustomError("refused", "expected {expected}; got {got}", {"expected": expected, "got": repr(got)})
-
-
-def unknown(word: str, value: object, known: Iterable[str]) -> PydanticCustomError:
-    """Builds the error for a `word`, such as name, that is none of the known ones."""
-    message = f"unknown {word} {value!r}; {describe_known(value, known)}"
-    return PydanticCustomError("refused", "{message}", {"message": message})
+    return UserError(f"expected {expected}; got {got!r}")
 
 
 def describe_known(name: object, known: Iterable[str]) -> str:
@@ -53,15 +47,6 @@ def find_name(name: str, known: Iterable[str], where: str) -> str:
     if name not in known:
         raise UserError(f"{where}: unknown name {name!r}; {describe_known(name, known)}")
     return name
-
-
-def check_names(values: tuple[str, ...], known: Iterable[str]) -> None:
-    """Checks of words, in a validator, that each is one of the known ones, and that there is one."""
-    for value in values:
-        if value not in known:
-            raise unknown("name", value, known)
-    if not values:
-        raise refusal(f"at least one of {', '.join(known)}", list(values))
 
 
 def check(section: type[Section], content: Any, where: str = "") -> Any:
@@ -93,8 +78,8 @@ def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
         return f"{key}: missing; add it (the committed params.yaml shows each key's meaning)"
     if error["type"] == "model_type":
         return f"{key or 'the file'}: expected a section with {', '.join(list_keys(field.annotation))}; got {got}"
-    if error["type"] == "refused":
-        return f"{key}: {error['msg']}" if key else error["msg"]
+    if error["type"] == "value_error":  # of a validator; one of the whole file names the key itself
+        return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     if error["type"] == "literal_error":
         return f"{key}: unknown value {got}; {describe_known(error['input'], get_args(field.annotation))}"
     return f"{key}: expected {field.description or _describe_range(field)}; got {got}"

@@ -7,10 +7,10 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
 
+from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
-from stages.lib.params.checking import Section, check_names, refusal
+from stages.lib.params.checking import Section, find_name, refusal
 
 
 def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -139,8 +139,8 @@ class PreviewParams(Section):
 class StudyParams(Section):
     """The grid that runs: names of models and of augmentations."""
 
-    models: Words
-    augmentations: Words
+    models: Annotated[Words, Field(min_length=1, description="a list of at least one name")]
+    augmentations: Annotated[Words, Field(min_length=1, description="a list of at least one name")]
 
 
 class ModelParams(Section):
@@ -285,22 +285,13 @@ class Params(Section):
             try:
                 list_layers(size_px, num_classes, **model.model_dump())
             except ValueError as error:
-                raise _at(f"models.{name}.{error}") from error
+                raise UserError(f"models.{name}.{error}") from error
         return self
 
     @model_validator(mode="after")
     def _check_study(self) -> Self:
-        for key, names, known in (
-            ("models", self.study.models, self.models),
-            ("augmentations", self.study.augmentations, self.augmentations),
-        ):
-            try:
-                check_names(names, known)
-            except PydanticCustomError as error:
-                raise _at(f"study.{key}: {error}") from error
+        for model in self.study.models:
+            find_name(model, self.models, "study.models")
+        for augmentation in self.study.augmentations:
+            find_name(augmentation, self.augmentations, "study.augmentations")
         return self
-
-
-def _at(message: str) -> PydanticCustomError:
-    """Builds the error of a rule between sections; its message begins with the key."""
-    return PydanticCustomError("refused", "{message}", {"message": message})
