@@ -3,7 +3,6 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +16,8 @@ from stages.complexity import (
     compute_activation_bytes,
     compute_peak_activation_bytes,
     compute_waiting_bytes,
-    describe_count,
     describe_field,
     measure_layers,
-    plot_layers,
     plot_receptive_field,
     sum_up,
 )
@@ -142,13 +139,6 @@ def test_receptive_field_of_the_metrics_without_windows_is_a_pixel() -> None:
     assert sum_up(measure_layers(layers, compute_receptive_fields(layers)), layers)["receptive_field_px"] == 1
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(0, "0"), (1234, "1,234  (1.2 %)"), (100, "100  (0.1 %)"), (99, "99  (<0.1 %)")]
-)
-def test_count_is_written_with_its_share(value: int, expected: str) -> None:
-    assert describe_count(value, 100_000) == expected
-
-
 def test_field_that_is_clipped_is_described_with_what_is_left_of_it() -> None:
     assert (
         describe_field(TINY[0], ReceptiveField(3, 1, 0.0, 1, 3)) == "conv1: 3 x 3 px\npixels 1 to 3, a unit every 1 px"
@@ -157,39 +147,10 @@ def test_field_that_is_clipped_is_described_with_what_is_left_of_it() -> None:
     assert clipped == "conv1: 9 x 9 px, 4 x 4 inside\npixels 0 to 3, a unit every 2 px"
 
 
-def test_bars_show_every_layer_that_costs_something_with_the_first_on_top() -> None:
-    rows = measure_layers(TINY, FIELDS)
-    left, right = plot_layers(rows, sum_up(rows, TINY), "tiny").axes
-    assert [label.get_text() for label in left.get_yticklabels()] == ["conv1", "conv1_bn", "dense1", "logits"]
-    assert left.yaxis_inverted()
-    assert [bar.get_width() for bar in get_rectangles(left)] == [288, 0, 40, 15]
-    assert [bar.get_width() for bar in get_rectangles(right)] == [20, 8, 45, 18]
-
-
-def test_pictures_of_a_residual_network_show_neither_adds_nor_the_global_pool() -> None:
+def test_the_picture_of_a_residual_network_shows_neither_adds_nor_the_global_pool() -> None:
     fields = compute_receptive_fields(RESIDUAL)
-    rows = measure_layers(RESIDUAL, fields)
-    bars = plot_layers(rows, sum_up(rows, RESIDUAL), "tiny").axes[0]
-    convs = [name for number in range(1, 5) for name in (f"conv{number}", f"conv{number}_bn")]
-    assert [label.get_text() for label in bars.get_yticklabels()] == [*convs, "logits"]
     squares = get_rectangles(plot_receptive_field(RESIDUAL, fields, IMAGE, "Coat", "tiny").axes[0])
     assert [square.get_linestyle() for square in squares] == ["-", "--", "-", "-", "-"]
-
-
-def test_picture_of_the_costs_names_both_conventions() -> None:
-    rows = measure_layers(TINY, FIELDS)
-    caption = plot_layers(rows, sum_up(rows, TINY), "tiny").get_supxlabel()
-    assert "FLOPs = 2 x MACs = 686" in caption
-    assert "351 MACs" in caption
-    assert "383 FLOPs" in caption
-
-
-def test_a_kind_of_layer_has_the_same_color_with_and_without_batch_norm() -> None:
-    def get_color_of_logits(layers: list[Layer]) -> Any:
-        rows = measure_layers(layers, compute_receptive_fields(layers))
-        return plot_layers(rows, sum_up(rows, layers), "tiny").axes[0].patches[-1].get_facecolor()
-
-    assert get_color_of_logits(TINY) == get_color_of_logits(list_layers(4, 3, [[2]], False, False, [5], [], 0))
 
 
 def test_squares_frame_exactly_the_pixels_that_the_center_units_see() -> None:
@@ -213,11 +174,8 @@ def test_labels_of_the_receptive_field_stay_inside_the_picture_and_apart(blocks:
 
 
 def test_same_pictures_have_the_same_bytes(tmp_dir: Path) -> None:
-    rows = measure_layers(TINY, FIELDS)
     for name in ("one", "two"):
-        write_figure(tmp_dir / f"{name}_layers.png", plot_layers(rows, sum_up(rows, TINY), "tiny"))
         write_figure(tmp_dir / f"{name}_field.png", plot_receptive_field(TINY, FIELDS, IMAGE, "Coat", "tiny"))
-    assert (tmp_dir / "one_layers.png").read_bytes() == (tmp_dir / "two_layers.png").read_bytes()
     assert (tmp_dir / "one_field.png").read_bytes() == (tmp_dir / "two_field.png").read_bytes()
 
 
@@ -230,13 +188,13 @@ def crumb(tmp_dir: Path) -> Path:
 
 
 @pytest.mark.usefixtures("crumb")
-def test_stage_writes_its_four_files_and_one_line(
+def test_stage_writes_its_three_files_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["complexity", "third"])
     stage.main()
     written = sorted(path.name for path in Path("data/complexity/third").iterdir())
-    assert written == ["layers.csv", "layers.png", "metrics.json", "receptive_field.png"]
+    assert written == ["layers.csv", "metrics.json", "receptive_field.png"]
     metrics, rows = (
         read_json(Path("data/complexity/third/metrics.json")),
         read_csv(Path("data/complexity/third/layers.csv")),

@@ -180,14 +180,6 @@ def test_files_with_times_are_in_git_and_no_outputs_of_dvc(stage: str, name: str
     assert subprocess.run(["git", "check-ignore", "-q", f"data/{stage}/{name}"], cwd=ROOT).returncode == 1
 
 
-def test_every_plot_template_is_json_with_a_place_for_data() -> None:
-    templates = sorted((ROOT / ".dvc/plots").glob("*.json"))
-    used = re.findall(r"template: (\w+)", (ROOT / "dvc.yaml").read_text())
-    assert [path.stem for path in templates] == sorted(set(used))
-    for path in templates:
-        assert json.loads(path.read_text())["data"] == {"values": "<DVC_METRIC_DATA>"}
-
-
 def test_requirements_are_pinned_and_hashed_and_name_no_registry() -> None:
     text = (ROOT / "requirements.txt").read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.strip()]
