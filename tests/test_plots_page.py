@@ -14,15 +14,15 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from stages.lib.storage.files import read_csv, write_csv
 
 AXES = {
-    "Accuracy against size": ["kB gzipped", "test accuracy (%)"],
-    "Accuracy of every candidate": ["accuracy (%)", "model and augmentation"],
+    "Accuracy against size": ["kB, gzipped", "test accuracy (%)"],
+    "Accuracy of every candidate": ["accuracy (%)"],
     "Learning curves of all candidates": ["accuracy (%)", "epoch"],
     "Confusion matrix of the chosen model (test images)": ["actual class", "predicted class"],
-    "Accuracy after pruning": ["accuracy (%)", "weights that are zero (%)"],
-    "Where the zeros are": ["layer", "weights that are zero (%)"],
-    "Accuracy after shrinking": ["MACs that are left (%)", "accuracy (%)"],
-    "MACs of each layer of tiny": ["layer", "million MACs"],
-    "MACs of each layer of thin": ["layer", "million MACs"],
+    "Accuracy after pruning": ["weights that are zero (%)"],
+    "Where the zeros are": ["zeros in the kernels that are pruned (%)"],
+    "Accuracy after shrinking": ["million MACs an image"],
+    "Cost of each layer of tiny": [],
+    "Cost of each layer of thin": [],
 }
 """The titles of the axes of each plot that is drawn at once, by the plot's title, in order."""
 
@@ -78,9 +78,9 @@ def page(browser: Browser, shown: str) -> Iterator[Page]:
 
 
 def test_the_important_stands_first_and_what_concerns_one_model_last(page: Page) -> None:
-    wide = [title for title in AXES if not title.startswith("MACs")]
+    wide = [title for title in AXES if not title.startswith("Cost")]
     headings = page.locator("h2, summary").all_text_contents()
-    assert headings == [*wide, "Distortions", "MACs of each layer", "Every training"]
+    assert headings == [*wide, "Distortions", "Cost of each layer", "Every training"]
 
 
 @pytest.mark.parametrize("title", AXES)
@@ -104,7 +104,7 @@ def test_the_picture_is_loaded_and_named(page: Page) -> None:
 
 def test_trainings_are_folded_and_drawn_when_they_are_asked_for(browser: Browser, shown: str) -> None:
     with open_page(browser, shown, offline=True) as page:
-        expect(find_plot(page, "MACs of each layer of tiny")).to_be_visible()
+        expect(find_plot(page, "Cost of each layer of tiny")).to_be_visible()
         assert find_plot(page, TRAININGS[0]).count() == 0
 
         page.get_by_text("Every training").click()

@@ -1,20 +1,17 @@
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 from sections import replace
 
 from stages import select_model as stage
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams, StudyParams
-from stages.lib.pictures.style import COLORS
+from stages.lib.results.rows import Candidate
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
-from stages.select_model import Candidate, describe_choice, explain, plot_comparison, select_candidate
+from stages.select_model import describe_choice, explain, select_candidate
 
 SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
 
@@ -23,12 +20,6 @@ def candidate(
     val_accuracy: float, receptive_field_px: int = 16, macs: int = 1000, name: str = "a", augmentation: str = "none"
 ) -> Candidate:
     return Candidate(name, augmentation, val_accuracy, 0.2, macs, 77_000, receptive_field_px)
-
-
-@pytest.fixture(autouse=True)
-def _close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def test_a_single_candidate_is_chosen() -> None:
@@ -185,50 +176,6 @@ def test_the_choice_holds_the_architecture_and_the_limits_that_later_stages_go_o
     }
 
 
-def test_the_picture_names_augmentations_models_and_the_choice() -> None:
-    candidates = [candidate(0.94), candidate(0.93, augmentation="flip"), candidate(0.92, 12, name="b")]
-
-    axis = plot_comparison(candidates, candidates[1]).axes[0]
-
-    assert axis.get_legend_handles_labels()[1] == [
-        "chosen: a-flip",
-        "none (augmentation)",
-        "flip (augmentation)",
-        "a: receptive field 16 px, 77 k parameters",
-        "b: receptive field 12 px, 77 k parameters",
-    ]
-
-
-def test_the_picture_shows_million_macs_and_percent_and_rings_the_choice() -> None:
-    candidates = [candidate(0.93, macs=2_500_000), candidate(0.94, macs=3_000_000, name="b")]
-
-    first, second, ring, *_ = plot_comparison(candidates, candidates[1]).axes[0].collections
-
-    assert np.asarray(first.get_offsets()) == pytest.approx(np.array([[2.5, 93]]))
-    assert np.asarray(second.get_offsets()) == pytest.approx(np.array([[3, 94]]))
-    assert np.asarray(ring.get_offsets()) == pytest.approx(np.array([[3, 94]]))
-    assert len(np.asarray(ring.get_facecolor())) == 0
-
-
-def test_the_picture_tells_augmentations_by_color_and_models_by_marker() -> None:
-    candidates = [candidate(0.93), candidate(0.94, augmentation="flip"), candidate(0.92, 12, 2_000_000, "b")]
-
-    first, second, third, *_ = plot_comparison(candidates, candidates[1]).axes[0].collections
-
-    colors = [np.asarray(points.get_facecolor()).tolist() for points in (first, second, third)]
-    paths = [np.asarray(points.get_paths()[0].vertices).tolist() for points in (first, second, third)]
-    assert colors[0] == colors[2] != colors[1]
-    assert paths[0] == paths[1] != paths[2]
-
-
-def test_the_picture_takes_more_augmentations_than_there_are_colors() -> None:
-    candidates = [candidate(0.9, augmentation=f"a{number}") for number in range(len(COLORS) + 2)]
-
-    labels = plot_comparison(candidates, candidates[0]).axes[0].get_legend_handles_labels()[1]
-
-    assert len(labels) == 1 + len(candidates) + 1
-
-
 MODEL_BYTES = b"the model of small-flip"
 
 
@@ -279,7 +226,7 @@ def test_the_stage_writes_the_choice_and_its_numbers(folder: Path) -> None:
     }
 
 
-def test_the_stage_writes_its_five_files_and_no_others(folder: Path) -> None:
+def test_the_stage_writes_its_four_files_and_no_others(folder: Path) -> None:
     stage.main()
 
     assert {path.name for path in (folder / "data/select_model").iterdir()} == {
@@ -287,7 +234,6 @@ def test_the_stage_writes_its_five_files_and_no_others(folder: Path) -> None:
         "metrics.json",
         "model.h5",
         "comparison.csv",
-        "comparison.png",
     }
 
 

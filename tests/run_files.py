@@ -1,0 +1,127 @@
+"""The files of a finished run of two models, small and third, with few bytes: for tests of stages that sum up."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sections import replace
+
+from stages.lib.params.load import load_params
+from stages.lib.params.sections import Params, StudyParams
+from stages.lib.storage.files import write_bytes, write_csv, write_json
+
+ACCURACY = {"small-none": 0.90, "small-flip": 0.94, "third-none": 0.91, "third-flip": 0.941}
+CHOSEN = "small-flip"
+RANKINGS, SPARSITIES = ("uniform", "lamp"), (0.5, 0.9)
+WAYS, SHARES = ("magnitude", "scratch"), (0.5, 0.25)
+_COMMITTED = load_params()  # now, while the working directory is that of the project
+SHIPPED = {
+    "name": "lamp-0.9",
+    "precision": "int8",
+    "val_accuracy": 0.935,
+    "test_accuracy": 0.925,
+    "size_bytes": 1000,
+    "gzip_size_bytes": 400,
+    "macs": 1_000_000,
+    "parameters": 100_000,
+}
+
+
+def make_params() -> Params:
+    """Makes the params of the run."""
+    return replace(
+        _COMMITTED,
+        study=StudyParams(models=("small", "third"), augmentations=("none", "flip")),
+        prune=replace(_COMMITTED.prune, rankings=RANKINGS, sparsities=SPARSITIES),
+        shrink=replace(_COMMITTED.shrink, filters=WAYS, macs_shares=SHARES),
+    )
+
+
+def write_candidate(key: str, accuracy: float) -> None:
+    """Writes what train and evaluate write of one candidate."""
+    folder = Path("data/train") / key
+    write_bytes(folder / "model.h5", f"the model of {key}".encode() * 100)
+    write_json(folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25})
+    curve = [{"epoch": 1, "split": split, "accuracy": accuracy} for split in ("train", "val")]
+    write_csv(folder / "history.csv", curve)
+    measured = {"test_accuracy": accuracy - 0.01, "test_loss": 0.3, "calibration_error": 0.02}
+    write_json(Path(f"data/evaluate/{key}/metrics.json"), measured | {"test_accuracy_under_flip": accuracy - 0.1})
+    write_bytes(Path(f"data/evaluate/{key}/confusion.csv"), f"actual,predicted\n{key},{key}\n".encode())
+
+
+def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> None:
+    """Writes what export writes of one model; int8 takes a quarter of float32 and loses 0.1 points."""
+    metrics: dict[str, float] = {"keras_val_accuracy": accuracy}
+    for precision, loss, size in (("float32", 0, gzip_size), ("int8", 0.001, gzip_size // 4)):
+        write_bytes(Path(f"data/export/{source}/{name}/{precision}.tflite"), f"{name} in {precision}".encode())
+        metrics[f"{precision}_val_accuracy"] = round(accuracy - loss, 4)
+        metrics[f"{precision}_test_accuracy"] = round(accuracy - loss - 0.01, 4)
+        metrics[f"{precision}_size_bytes"] = 2 * size
+        metrics[f"{precision}_gzip_size_bytes"] = size
+    write_json(Path(f"data/export/{source}/{name}/metrics.json"), metrics)
+
+
+def write_version(source: str, way: str, target: float, accuracy: float, **cost: float) -> None:
+    """Writes what prune or shrink, and then export, write of one version of the chosen model."""
+    folder, size = Path(f"data/{source}/{way}/{target}"), round(4000 * target)
+    accuracies = {"val_accuracy": accuracy, "test_accuracy": 0.92}
+    write_json(folder / "metrics.json", {**cost, **accuracies, "size_bytes": 2 * size, "gzip_size_bytes": size})
+    macs = {"dense_macs": 900_000, "macs": round(900_000 * target)}
+    conv = {"layer": "conv1", "weights": 10, "zeros": 1, "sparsity": "0.250000", **macs}
+    write_csv(folder / "layers.csv", [conv, conv | {"layer": "conv1_bn", "dense_macs": 0, "macs": 0}])
+    write_exported(source, f"{way}-{target}", accuracy, size)
+
+
+def write_run() -> None:
+    """Writes all files of the run, no times among them."""
+    for key, accuracy in ACCURACY.items():
+        write_candidate(key, accuracy)
+    layer = {"layer": "conv1", "kind": "conv", "output_shape": "3x3", "receptive_field_px": 3, "parameters": 9}
+    for model, macs in (("small", 1_000_000), ("third", 3_000_000)):
+        cost = {"macs": macs, "flops": 2 * macs, "parameters": macs // 10, "receptive_field_px": 16}
+        write_json(Path(f"data/complexity/{model}/metrics.json"), cost)
+        write_csv(
+            Path(f"data/complexity/{model}/layers.csv"), [layer | {"macs": 9, "macs_share": 1, "parameters_share": 1}]
+        )
+        write_exported("train", f"{model}-flip", 0.94, macs // 250)
+    for ranking in RANKINGS:
+        for sparsity in SPARSITIES:
+            zeros: dict[str, float] = {"sparsity": sparsity - 0.001, "nonzero_macs": round(1_000_000 * (1 - sparsity))}
+            write_version("prune", ranking, sparsity, round(0.93 - sparsity / 100, 4), **zeros)
+    for way in WAYS:
+        for share in SHARES:
+            costs = {"macs": round(960_000 * share), "parameters": round(90_000 * share)}
+            write_version("shrink", way, share, round(0.9 + share / 100, 4), **costs)
+    model, augmentation = CHOSEN.split("-")
+    write_json(Path("data/select_model/choice.json"), {"model": model, "augmentation": augmentation})
+    write_bytes(Path("data/select_model/model.h5"), Path(f"data/train/{CHOSEN}/model.h5").read_bytes())
+    write_json(Path("data/ship/model.json"), SHIPPED)
+
+
+def write_training_time(key: str, **changes: object) -> None:
+    """Writes what training leaves in data/timing."""
+    timing = {"seconds": 61.5, "images_per_second": 100, "policy": "float32", "cpu": "a CPU", "num_cpus": 2}
+    timing |= {"date": "2020-01-01", "python": "3.11.9"}
+    digest = sha256(Path(f"data/train/{key}/model.h5").read_bytes()).hexdigest()
+    write_json(Path(f"data/timing/training/{key}.json"), timing | {"model_sha256": digest} | changes)
+
+
+def write_stage_time(name: str, seconds: float = 1.5) -> None:
+    """Writes what a stage leaves in data/timing."""
+    write_json(Path(f"data/timing/{name}.json"), {"stage": name, "seconds": seconds, "peak_memory_mib": 700})
+
+
+def write_latency(source: str, name: str, precision: str, median_ms: float, **changes: Any) -> None:
+    """Writes what export leaves of one file in data/timing."""
+    content = Path(f"data/export/{source}/{name}/{precision}.tflite").read_bytes()
+    timing = {
+        "sha256": sha256(content).hexdigest(),
+        "cpu": "a CPU",
+        "runtime": "ai-edge-litert 2.3.0",
+        "num_threads": 1,
+        "batch_1": {"median_ms": median_ms, "p25_ms": 0.9 * median_ms, "p75_ms": 1.1 * median_ms, "runs": 100},
+        "batch_32": {"median_ms": 30 * median_ms, "p25_ms": 29.0, "p75_ms": 31.0, "runs": 30},
+        "peak_memory_mib": 60.0,
+        "runtime_memory_mib": 8.5,
+    }
+    write_json(Path(f"data/timing/latency/{source}/{name}-{precision}.json"), timing | changes)

@@ -1,0 +1,154 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import vl_convert
+import yaml
+from PIL import Image
+
+from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, draw_svg, write_png
+
+ROOT = Path(__file__).parents[1]
+NAMES = [path.stem for path in sorted(CHARTS.glob("*.json"))]
+
+
+def file_of(kind: str, way: str, accuracy: float, cost: int, **changes: Any) -> dict[str, Any]:
+    """A row of frontier.csv."""
+    row = {"name": f"{way}-1", "kind": kind, "way": way, "format": "keras", "precision": "float32", "published_by": ""}
+    costs = dict.fromkeys(("size_bytes", "gzip_size_bytes", "macs", "median_ms"), cost)
+    fronts = dict.fromkeys(("is_on_size_front", "is_on_macs_front", "is_on_time_front"), way == "first")
+    return row | {"val_accuracy": accuracy, "test_accuracy": accuracy, "sparsity": 0.5} | costs | fronts | changes
+
+
+FILES = [
+    file_of("dense", "first", 0.9, 2000),
+    file_of("pruned", "lamp", 0.91, 1000),
+    file_of("shrunk", "random", 0.88, 500, precision="int8"),
+    file_of("published", "2 conv", 0.92, 9000, gzip_size_bytes=None, val_accuracy=None, published_by="others"),
+]
+OF_MODEL = {"model": "first", "augmentation": "none"}
+LAYER = {"layer": "conv1", "kind": "conv", "output_shape": "3x3", "macs": 9, "macs_share": 1, "receptive_field_px": 3}
+EPOCHS = [{**OF_MODEL, "epoch": n, "split": s, "accuracy": 0.8, "loss": 1} for n in (1, 2) for s in ("train", "val")]
+CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, options, marks that have values to tell
+    "candidates": ([row for row in FILES if row["kind"] == "dense"], {}, 2),
+    "classes": ([{"class": "Bag", "recall": 0.9}, {"class": "Coat", "recall": 0.8}], {}, 2),
+    "comparison": (
+        [
+            {
+                **OF_MODEL,
+                "val_accuracy": 0.9,
+                "macs": 1e6,
+                "parameters": 100,
+                "receptive_field_px": 9,
+                "is_chosen": True,
+            },
+            {
+                **OF_MODEL,
+                "val_accuracy": 0.8,
+                "macs": 2e6,
+                "parameters": 100,
+                "receptive_field_px": 9,
+                "is_chosen": False,
+            },
+        ],
+        {"x": "macs", "x_label": "million MACs"},
+        2,
+    ),
+    "confusion_matrix": ([{"actual": a, "predicted": b} for a in "xy" for b in "xy" for _ in range(3)], {}, 4),
+    "curves": (EPOCHS, {}, 4),
+    "distortions": ([{"name": "a", "images": "plain", "accuracy": 0.9}], {}, 1),
+    "frontier": (FILES, {"x": "gzip_size_bytes", "x_label": "kB"}, 4),
+    "history": ([row | {"learning_rate": 0.1, "rev": "workspace"} for row in EPOCHS], {}, 10),
+    "ladder": (FILES[:3], {"x": "sparsity", "x_label": "zeros (%)"}, 9),
+    "layers": ([LAYER | {"parameters": 90, "parameters_share": 1}], {}, 2),
+    "receptive_field": ([{"model": "first", "layer": "conv1", "depth": 1, "receptive_field_px": 3}], {}, 1),
+    "shrunk_layers": ([{"layer": "conv1", "share": share, "macs": 9} for share in ("all", "half")], {}, 2),
+    "zeros": ([{"ranking": "lamp", "target": 0.5, "layer": "conv1", "weights": 9, "sparsity": 0.4}], {}, 1),
+}
+
+
+def list_told(svg: str) -> list[str]:
+    """Lists what a chart tells of its points, bars and fields to those who do not see it."""
+    marks = re.findall(r'<path [^>]*aria-roledescription="(?:point|bar|rect mark)"[^>]*>', svg)
+    return [label for mark in marks for label in re.findall(r'aria-label="([^"]*)"', mark)]
+
+
+def test_every_chart_has_a_case_here() -> None:
+    assert sorted(CASES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chart_draws_every_row_and_tells_it_in_words(name: str) -> None:
+    rows, options, count = CASES[name]
+    told = list_told(draw_svg(name, rows, **options))
+    assert len(told) == count
+    assert not [label for label in told if "undefined" in label or "NaN" in label or "null" in label]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_specification_names_its_data_and_says_what_it_shows(name: str) -> None:
+    content = json.loads((CHARTS / f"{name}.json").read_text())
+    assert content["data"] == {"values": "<DVC_METRIC_DATA>"}
+    assert content["title"]["text"] == "<DVC_METRIC_TITLE>"
+    assert content["description"].endswith(".")
+
+
+def test_every_plot_of_dvc_has_a_specification() -> None:
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    declared = [plot for plot in pipeline["plots"] if isinstance(plot, dict)]
+    declared += [plot for stage in pipeline["stages"].values() for plot in stage.get("plots", [])]
+    templates = [options["template"] for plot in declared for options in plot.values()]
+    assert len(templates) >= 9
+    assert [path for path in templates if not (ROOT / path).exists()] == []
+
+
+def test_a_title_may_hold_quotes() -> None:
+    svg = draw_svg("classes", CASES["classes"][0], 'What "good" means')
+    assert "What &quot;good&quot; means" in svg
+
+
+def test_colors_of_a_page_are_its_own() -> None:
+    svg = draw_svg("curves", EPOCHS)
+    assert 'stroke="var(--s0, #4477AA)"' in svg
+    assert 'fill="currentColor"' in svg
+
+
+def test_a_picture_is_opaque_and_has_colors_of_its_own(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png", "classes", CASES["classes"][0])
+    pixels = np.asarray(Image.open(tmp_path / "a.png").convert("RGBA")).reshape(-1, 4)
+    colors = {tuple(color) for color in np.unique(pixels, axis=0).tolist()}
+    assert (pixels[:, 3] == 255).all()
+    assert {(255, 255, 255, 255), (0x44, 0x77, 0xAA, 255), (0x1B, 0x1F, 0x24, 255)} <= colors
+
+
+def test_a_chart_without_rows_is_drawn_empty() -> None:
+    assert list_told(draw_svg("frontier", [], x="median_ms", x_label="ms")) == []
+
+
+def test_panels_stand_below_each_other_on_a_narrow_page() -> None:
+    svg = draw_svg("ladder", FILES[:3], x="sparsity", width=300, columns=1)
+    assert float(re.findall(r'<svg [^>]*width="([\d.]+)"', svg)[0]) < 390
+
+
+def test_the_same_rows_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+    write_png(tmp_path / "here.png", "classes", CASES["classes"][0])
+    code = (
+        "import sys; from pathlib import Path; from stages.lib.figures.draw import write_png; "
+        f"write_png(Path(sys.argv[1]), 'classes', {CASES['classes'][0]})"
+    )
+    environment = os.environ | {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "there.png")], cwd=ROOT, env=environment, check=True)
+    assert (tmp_path / "here.png").read_bytes() == (tmp_path / "there.png").read_bytes()
+
+
+def test_vl_convert_brings_the_version_and_the_font() -> None:
+    binaries = b"".join(path.read_bytes() for path in Path(vl_convert.__file__).parent.glob("*.so"))
+    font = LOOK["font"].split(",")[0]
+    assert VEGA_LITE in vl_convert.get_vegalite_versions()
+    assert font.encode("utf-16-be") in binaries

@@ -1,0 +1,212 @@
+"""The rows that stages sum up from, and the times that go with them."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+from run_files import ACCURACY, make_params, write_latency, write_run, write_stage_time, write_training_time
+
+from stages.lib.errors import UserError
+from stages.lib.results import published
+from stages.lib.results.rows import (
+    Candidate,
+    Evaluation,
+    KernelZeros,
+    LayerMacs,
+    ModelFile,
+    PublishedModel,
+    RankedFile,
+    read_candidate,
+    read_dense,
+    read_evaluation,
+    read_exported,
+    read_frontier,
+    read_kernel_zeros,
+    read_rows,
+    read_shrunk_layers,
+    read_version,
+    write_frontier,
+    write_rows,
+)
+from stages.lib.results.times import RECORDED, StageTime, list_items, read_times
+from stages.lib.storage.files import read_json, write_bytes
+from stages.lib.storage.variant import Variant
+from stages.tools import record_times
+
+
+@pytest.fixture(autouse=True)
+def run(tmp_dir: Path) -> Path:
+    """Is a folder with all files of a run, and no times."""
+    write_run()
+    return tmp_dir
+
+
+def read_chosen() -> ModelFile:
+    return read_dense(read_candidate("small", "flip"))
+
+
+def test_a_candidate_is_read_without_what_was_measured_on_test_images() -> None:
+    write_bytes(Path("data/evaluate/small-flip/metrics.json"), b"no JSON")
+    assert read_candidate("small", "flip") == Candidate("small", "flip", 0.94, 0.25, 1_000_000, 100_000, 16)
+
+
+def test_an_evaluation_holds_the_accuracy_under_each_distortion() -> None:
+    found = read_evaluation(read_candidate("small", "flip"))
+    assert found == Evaluation(0.94 - 0.01, 0.3, 0.02, {"flip": 0.94 - 0.1})
+
+
+def test_a_dense_model_is_the_file_that_training_wrote() -> None:
+    content = b"the model of small-flip" * 100
+    chosen = read_chosen()
+    assert (chosen.name, chosen.kind, chosen.format, chosen.path.read_bytes()) == (
+        "small-flip",
+        "dense",
+        "keras",
+        content,
+    )
+    assert (chosen.size_bytes, chosen.gzip_size_bytes) == (len(content), len(gzip.compress(content, mtime=0)))
+    assert (chosen.macs, chosen.nonzero_macs, chosen.parameters, chosen.sparsity) == (1_000_000, 1_000_000, 100_000, 0)
+
+
+def test_a_pruned_model_costs_all_macs_of_the_dense_one_and_names_those_that_are_not_zero() -> None:
+    pruned = read_version(Variant("prune", "lamp", 0.9), read_chosen())
+    assert (pruned.name, pruned.kind, pruned.macs, pruned.nonzero_macs) == ("lamp-0.9", "pruned", 1_000_000, 100_000)
+    assert (pruned.parameters, pruned.sparsity, pruned.val_accuracy) == (100_000, 0.9 - 0.001, 0.921)
+
+
+def test_a_shrunk_model_costs_what_is_left_of_it() -> None:
+    shrunk = read_version(Variant("shrink", "scratch", 0.5), read_chosen())
+    assert (shrunk.kind, shrunk.macs, shrunk.nonzero_macs, shrunk.parameters) == ("shrunk", 480_000, 480_000, 45_000)
+
+
+def test_exported_files_have_what_they_measure_and_the_cost_of_their_model() -> None:
+    pruned = read_version(Variant("prune", "lamp", 0.9), read_chosen())
+    float32, int8 = read_exported(pruned)
+    assert (float32.label, int8.label, pruned.label) == ("lamp-0.9", "lamp-0.9 int8", "lamp-0.9 (Keras)")
+    assert (int8.val_accuracy, int8.gzip_size_bytes, int8.nonzero_macs) == (0.92, 900, 100_000)
+    assert int8.path.read_bytes() == b"lamp-0.9 in int8"
+    assert int8.variant == Variant("prune", "lamp", 0.9)
+
+
+def test_the_zeros_and_the_macs_of_layers_are_read_for_each_version() -> None:
+    assert read_kernel_zeros(["lamp"], [0.9])[0] == KernelZeros("lamp", 0.9, "conv1", 10, 1, 0.25)
+    layers = [("all filters", 900_000), ("at most 50 %", 450_000), ("at most 25 %", 225_000)]
+    assert read_shrunk_layers("magnitude", [0.5, 0.25]) == [LayerMacs("conv1", share, macs) for share, macs in layers]
+
+
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = [read_chosen(), read_version(Variant("prune", "lamp", 0.9), read_chosen())]
+    write_rows(tmp_path / "x.csv", ModelFile, rows)
+    write_rows(tmp_path / "none.csv", StageTime, [])
+    assert read_rows(tmp_path / "x.csv", ModelFile) == rows
+    assert (tmp_path / "none.csv").read_text() == "stage,seconds,peak_memory_mib\n"
+    assert read_rows(tmp_path / "none.csv", StageTime) == []
+
+
+def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
+    files = [RankedFile(**vars(read_chosen()), is_on_size_front=True, is_on_macs_front=False)]
+    others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
+    write_frontier(tmp_path / "x.csv", files, others)
+    assert read_frontier(tmp_path / "x.csv") == (files, others)
+
+
+def test_what_is_missing_is_named_with_the_remedy() -> None:
+    Path("data/prune/lamp/0.9/metrics.json").unlink()
+    with pytest.raises(UserError, match=r"data/prune/lamp/0\.9/metrics\.json: not found; run `dvc repro`"):
+        read_version(Variant("prune", "lamp", 0.9), read_chosen())
+
+
+def test_the_leaderboard_is_as_its_readme_says() -> None:
+    assert [row[1:] for row in published.LEADERBOARD] == [
+        (100_000, 0.925),
+        (113_000, 0.922),
+        (1_800_000, 0.932),
+        (26_000_000, 0.935),
+        (8_000_000, 0.936),
+        (768_000, 0.954),
+        (8_900_000, 0.967),
+    ]
+
+
+# Times
+
+ITEMS = list_items(["small", "third"], ["none", "flip"], "lamp", "magnitude")
+MODEL, FILE = Path("data/train/small-flip/model.h5"), Path("data/export/prune/lamp-0.9/int8.tflite")
+
+
+def record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes times of this machine, and records them."""
+    for key in ACCURACY:
+        write_training_time(key)
+    write_latency("prune", "lamp-0.9", "int8", 0.2)
+    write_stage_time("prepare", seconds=3)
+    monkeypatch.setattr(record_times, "load_params", lambda **_: make_params())
+    record_times.main()
+
+
+def test_without_times_nothing_is_known() -> None:
+    times = read_times(ITEMS)
+    assert (times.find_training(MODEL), times.find_latency(FILE), times.stages) == (None, None, [])
+
+
+def test_what_was_measured_here_is_known_of_the_very_file() -> None:
+    write_training_time("small-flip")
+    write_latency("prune", "lamp-0.9", "int8", 0.2)
+    times = read_times(ITEMS)
+    training, latency = times.find_training(MODEL), times.find_latency(FILE)
+    assert training is not None
+    assert latency is not None
+    assert (training["seconds"], training["cpu"]) == (61.5, "a CPU")
+    assert (latency["median_ms"], latency["batch_32_median_ms"], latency["runs"]) == (0.2, 6.0, 100)
+    MODEL.write_bytes(b"another model")
+    FILE.write_bytes(b"another file")
+    assert (times.find_training(MODEL), times.find_latency(FILE)) == (None, None)
+
+
+def test_only_stages_of_this_run_are_listed() -> None:
+    names = ["export@prune", "prepare", "prune@lamp", "train@small-flip"]
+    for name in [*names, "train@gone-none", "prune@uniform"]:
+        write_stage_time(name)
+    assert [stage.stage for stage in read_times(ITEMS).stages] == names
+
+
+def test_a_recorded_time_goes_before_one_that_was_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(monkeypatch)
+    write_training_time("small-flip", seconds=999)
+    write_latency("prune", "lamp-0.9", "int8", 999)
+    write_stage_time("prepare", seconds=999)
+    times = read_times(ITEMS)
+    training, latency = times.find_training(MODEL), times.find_latency(FILE)
+    assert (training or {})["seconds"] == 61.5
+    assert (latency or {})["median_ms"] == 0.2
+    assert times.stages == [StageTime("prepare", 3, 700)]
+
+
+def test_of_another_run_the_times_of_this_machine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(monkeypatch)
+    for path in (MODEL, Path("data/select_model/model.h5")):
+        path.write_bytes(b"the model of other params")
+    write_training_time("small-flip", seconds=7)
+    write_stage_time("prepare", seconds=7)
+    times = read_times(ITEMS)
+    assert (times.find_training(MODEL) or {})["seconds"] == 7
+    assert times.stages == [StageTime("prepare", 7, 700)]
+
+
+def test_times_are_recorded_of_files_at_hand_alone_and_kept_where_nothing_was_measured_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_training_time("third-none", model_sha256="of a model that is gone")
+    record(monkeypatch)
+    before = RECORDED.read_bytes()
+    assert len(read_json(RECORDED)["trainings"]) == len(ACCURACY)
+    for path in Path("data/timing").glob("**/*.json"):
+        path.unlink()
+    record_times.main()
+    assert RECORDED.read_bytes() == before
+
+
+def test_recording_without_a_run_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("data/select_model/model.h5").unlink()
+    with pytest.raises(UserError, match=r"data/select_model/model\.h5: not found; run `dvc repro`"):
+        record(monkeypatch)
