@@ -1,5 +1,6 @@
 """Real commands on a crumb of the real data, in a temporary clone: what the tests of the whole pipeline share."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -64,6 +65,12 @@ def read_block(mark: str) -> str:
 def run_commands(folder: Path, name: str, status: int = 0) -> str:
     """Runs the commands marked `command: name` in `folder` as they are written; the first that fails ends them."""
     return run(folder, "bash", "-euo", "pipefail", "-c", read_block(f"command: {name}"), status=status)
+
+
+def compute_checksums(folder: Path) -> dict[str, str]:
+    """Computes the SHA-256 of every file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def dvc(folder: Path, *arguments: str, status: int = 0) -> str:

@@ -222,11 +222,6 @@ def test_erased_squares_lie_anywhere_in_the_image() -> None:
     assert np.abs(counts - 2000 / 36).max() < 40  # 5 sigma
 
 
-def test_the_mean_pixel_is_that_of_the_dataset() -> None:
-    # Xiao, Rasul and Vollgraf's training images: the published mean and standard deviation are 0.2860 and 0.3530.
-    assert pytest.approx(0.2860, abs=5e-4) == MEAN_PIXEL
-
-
 def test_the_size_of_the_batch_may_be_unknown(x: np.ndarray) -> None:
     def run(images: tf.Tensor) -> tf.Tensor:
         return augment(images, tf.constant(SEED, tf.int64), EVERYTHING)
@@ -240,21 +235,16 @@ def test_the_size_of_the_batch_may_be_unknown(x: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("limits", EACH)
-def test_one_seed_gives_the_same_bytes_whatever_ran_before(x: np.ndarray, limits: AugmentationParams) -> None:
+def test_the_seed_alone_decides_what_is_drawn_whatever_ran_before(x: np.ndarray, limits: AugmentationParams) -> None:
     before = augmented(x, limits)
-    augmented(x, limits, seed=(1, 2))
+    others = [augmented(x, limits, seed=seed) for seed in ((3, 6), (4, 5), (5, 3))]
     tf.random.uniform([3])
 
     assert augmented(x, limits).tobytes() == before.tobytes()
+    assert not any(np.array_equal(other, before) for other in others)
 
 
-@pytest.mark.parametrize("seed", [(3, 6), (4, 5), (5, 3)])
-@pytest.mark.parametrize("limits", EACH)
-def test_another_seed_gives_other_images(x: np.ndarray, limits: AugmentationParams, seed: tuple[int, int]) -> None:
-    assert not np.array_equal(augmented(x, limits), augmented(x, limits, seed=seed))
-
-
-@pytest.mark.parametrize("limits", [EACH[0], EACH[1], EACH[2]])
+@pytest.mark.parametrize("limits", EACH[:3])
 def test_equal_images_of_a_batch_are_drawn_apart(limits: AugmentationParams) -> None:
     images = np.tile(IMAGE[np.newaxis, ..., np.newaxis], (5, 1, 1, 1))
 

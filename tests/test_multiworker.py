@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 from pipeline import dvc, edit_params, make_clone
+from servers import find_free_ports
 
 TOLERANCES = {"thin": 1e-5, "tiny": 0.02}
 """Norm of a kernel's difference, relative to the kernel's.
@@ -40,17 +40,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def list_free_addresses() -> list[str]:
-    """Lists two addresses of loopback with free ports."""
-    sockets = [socket.socket() for _ in range(2)]
-    for free in sockets:
-        free.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    return addresses
-
-
 def start_workers(
     folder: Path,
     name: str = "tiny",
@@ -61,7 +50,8 @@ def start_workers(
 
     `hosts` holds for each the start of a command line that runs the rest of it on that host.
     """
-    workers, pipe, processes = list(addresses) or list_free_addresses(), subprocess.PIPE, []
+    workers = list(addresses) or [f"127.0.0.1:{port}" for port in find_free_ports(2)]
+    pipe, processes = subprocess.PIPE, []
     for index, host in enumerate(hosts):
         config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
         environment = os.environ | {"TF_CONFIG": json.dumps(config)}

@@ -135,29 +135,16 @@ def test_the_learning_rate_follows_its_schedule() -> None:
     np.testing.assert_allclose(variables[0], expected, atol=1e-4)
 
 
-# Training
+def test_weights_stay_float32_where_a_network_computes_in_bfloat16() -> None:
+    kernel = keras.initializers.HeUniform(1)
+    dense = keras.layers.Dense(3, kernel_initializer=kernel, dtype="mixed_bfloat16")
+    model = keras.Sequential([keras.layers.InputLayer(input_shape=(4,)), dense])
+    model.compile(Muon(0.02, 0.01, "logits"), "mse")
+    before = dense.kernel.numpy()
 
+    model.fit(np.ones((6, 4), np.float32), np.ones((6, 3), np.float32), verbose=0)
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_a_network_learns_classes_that_are_apart(policy: str) -> None:
-    rng = np.random.default_rng(0)
-    y = np.arange(60) % 3
-    x = np.eye(3, 4, dtype=np.float32)[y] + 0.05 * rng.standard_normal((60, 4)).astype(np.float32)
-    model = keras.Sequential(
-        [
-            keras.layers.InputLayer(input_shape=(4,)),
-            keras.layers.Dense(8, "relu", kernel_initializer=keras.initializers.HeUniform(1), dtype=policy),
-            keras.layers.BatchNormalization(dtype=policy),
-            keras.layers.Dense(3, kernel_initializer=keras.initializers.HeUniform(2), name="logits"),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(Muon(0.02, 0.01, "logits"), loss, metrics=["accuracy"])
-    before = model.evaluate(x, y, verbose=0)
-
-    model.fit(x, y, batch_size=20, epochs=15, verbose=0)
-
-    loss_after, accuracy_after = model.evaluate(x, y, verbose=0)
-    assert accuracy_after == 1
-    assert loss_after < before[0] / 3
     assert {variable.dtype for variable in model.variables} == {tf.float32}
+    moved = dense.kernel.numpy()
+    assert (moved != before).all()
+    assert (moved != tf.cast(tf.cast(moved, tf.bfloat16), tf.float32).numpy()).any()  # nor are they rounded

@@ -16,14 +16,6 @@ class Terminal(io.StringIO):
         return True
 
 
-class Clock:
-    """A clock that stands still until it is told to go on."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.seconds = 1000.0
-        monkeypatch.setattr(time, "perf_counter", lambda: self.seconds)
-
-
 def train(
     callback: keras.callbacks.Callback,
     learning_rate: float = 0.01,
@@ -49,25 +41,6 @@ def train(
     )
 
 
-def test_where_there_is_no_terminal_each_epoch_prints_a_line_with_the_remaining_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = Clock(monkeypatch)
-    progress = Progress("third-none", epochs=3, steps_per_epoch=5)
-
-    for epoch in range(3):
-        clock.seconds += 10
-        progress.on_epoch_end(epoch, {"accuracy": 0.51236, "loss": 1.5, "val_accuracy": 0.25, "val_loss": 2.0})
-
-    shown = capsys.readouterr()
-    assert shown.err.splitlines() == [
-        "third-none epoch 1/3: accuracy 0.5124, val_accuracy 0.2500, 20 s left",
-        "third-none epoch 2/3: accuracy 0.5124, val_accuracy 0.2500, 10 s left",
-        "third-none epoch 3/3: accuracy 0.5124, val_accuracy 0.2500, 0 s left",
-    ]
-    assert shown.out == ""
-
-
 def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -89,18 +62,6 @@ def test_a_terminal_gets_a_bar_with_epoch_accuracy_and_remaining_time_and_no_lin
     assert "\n" not in terminal.getvalue()
 
 
-def test_the_bar_counts_every_batch_and_goes_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    progress = Progress("tiny", epochs=2, steps_per_epoch=2)
-
-    train(progress)
-    progress.close()
-
-    assert (progress.bar.n, progress.bar.total) == (4, 4)
-    assert terminal.getvalue().split("\r")[-2].strip() == ""
-
-
 def test_batches_that_are_run_at_once_count_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     progress = Progress("tiny", epochs=2, steps_per_epoch=4)
@@ -118,37 +79,40 @@ def test_batches_that_are_run_at_once_count_one_by_one(monkeypatch: pytest.Monke
     assert seen == [3, 4, 7, 8]  # the last execution of an epoch is shorter
 
 
-# A run that was killed before
-
-
-def test_the_remaining_seconds_are_counted_from_the_epochs_of_this_run(
+def test_without_a_terminal_each_epoch_prints_a_line_with_the_seconds_left_by_the_speed_of_this_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = [1000.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     progress = Progress("third-none", epochs=8, steps_per_epoch=5, first_epoch=5)
 
     for epoch in range(5, 8):
-        clock.seconds += 10
-        progress.on_epoch_end(epoch, {"accuracy": 0.5, "loss": 1.5})
+        clock[0] += 10
+        progress.on_epoch_end(epoch, {"accuracy": 0.51236, "loss": 1.5, "val_accuracy": 0.25, "val_loss": 2.0})
 
-    assert [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()] == [
-        "goes on after epoch 5 of 8",
-        "accuracy 0.5000, 20 s left",
-        "accuracy 0.5000, 10 s left",
-        "accuracy 0.5000, 0 s left",
-    ]
+    assert capsys.readouterr() == (
+        "",
+        "third-none: goes on after epoch 5 of 8\n"
+        "third-none epoch 6/8: accuracy 0.5124, val_accuracy 0.2500, 20 s left\n"
+        "third-none epoch 7/8: accuracy 0.5124, val_accuracy 0.2500, 10 s left\n"
+        "third-none epoch 8/8: accuracy 0.5124, val_accuracy 0.2500, 0 s left\n",
+    )
 
 
-def test_the_bar_of_a_run_that_goes_on_starts_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_starts_where_a_run_goes_on_counts_every_batch_and_goes_when_it_is_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress("tiny", epochs=4, steps_per_epoch=2, first_epoch=3)
     before = progress.bar.n
 
     train(progress, epochs=4, first_epoch=3)
+    progress.close()
 
     assert (before, progress.bar.n, progress.bar.total) == (6, 8, 8)
     assert "tiny: goes on after epoch 3 of 4\n" in terminal.getvalue()
+    assert terminal.getvalue().split("\r")[-2].strip() == ""
 
 
 # Several workers

@@ -1,6 +1,5 @@
 """Trainings that are killed: real processes, real kills at random moments, on a crumb of the real data."""
 
-import hashlib
 import json
 import os
 import random
@@ -16,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from pipeline import dvc, edit_params, make_clone
+from pipeline import compute_checksums, dvc, edit_params, make_clone
 
 NUM_KILLS = 20
 STAGE = "train@tiny-strong"
@@ -52,11 +51,6 @@ def start(folder: Path, *command: str) -> subprocess.Popen[str]:
 def hear_ctrl_c() -> None:
     """Undoes what a shell does to its background jobs, where these tests may run, too: they do not hear Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def compute_checksums(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def wait_for_epoch(process: subprocess.Popen[str], epoch: int, name: str = "") -> None:

@@ -1,12 +1,12 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from servers import find_free_ports
 
 from stages.lib.network.keras2 import tf
 from stages.lib.training.cluster import Cluster
@@ -19,7 +19,7 @@ import json, sys
 import numpy as np
 from stages.lib.training.cluster import read_cluster
 from stages.lib.training.workers import broadcast_from_chief, build_strategy
-from tests.test_workers import make_values
+from test_workers import make_values
 cluster = read_cluster()
 strategy = build_strategy(cluster)
 values = broadcast_from_chief(strategy, make_values(cluster.index))
@@ -63,14 +63,6 @@ def test_one_worker_keeps_its_values() -> None:
 # Two workers
 
 
-def find_free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a file and a line of output of each of two processes that have shared their values."""
@@ -79,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processes = []
     for index in range(2):
         config = {"cluster": {"worker": hosts}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(config), "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {"TF_CONFIG": json.dumps(config), "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
         command = [sys.executable, "-c", SHARE, str(folder / f"{index}.npz")]
         pipe = subprocess.PIPE
         processes.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
