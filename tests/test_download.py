@@ -367,7 +367,7 @@ def has_candidate(package: str) -> bool:
 
 @pytest.mark.skipif(not has_candidate("dataset-fashion-mnist"), reason="no package lists with dataset-fashion-mnist")
 def test_the_debian_package_holds_the_four_files_of_the_study(request: pytest.FixtureRequest) -> None:
-    files = load_params(request.config.rootpath / "params.yaml").dataset.files
+    files = load_params(request.config.rootpath / "params.yaml").dataset.files.model_dump(by_alias=True)
 
     try:
         download(["apt:dataset-fashion-mnist"], files, 30, FOLDER)
