@@ -33,7 +33,6 @@ READS = (
     "dataset.files",
     "download",
 )
-READS = ("dataset.files", "download",)
 OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16

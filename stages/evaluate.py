@@ -50,7 +50,6 @@ READS = (
     "augmentations",
     "evaluate",
 )
-READS = ("seed", "dataset.class_names", "study.augmentations", "augmentations", "evaluate",)
 TEST_SET = Path("data/prepare/test.npz")
 MODELS = Path("data/train")
 OUTPUT = Path("data/evaluate")

@@ -51,7 +51,6 @@ READS = (
     "shrink.macs_shares",
     "export",
 )
-READS = ("seed", "study.models", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares", "export",)
 DATA = Path("data")
 CHOICE = Path("data/select_model/choice.json")
 OUTPUT = Path("data/export")

@@ -25,7 +25,6 @@ READS = (
     "dataset.class_names",
     "prepare",
 )
-READS = ("seed", "dataset.image_size_px", "dataset.class_names", "prepare",)
 SOURCE = Path("data/download")
 OUTPUT = Path("data/prepare")
 

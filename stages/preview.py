@@ -31,7 +31,6 @@ READS = (
     "augmentations",
     "preview",
 )
-READS = ("seed", "dataset.class_names", "augmentations", "preview",)
 SOURCE = Path("data/prepare/train.npz")
 OUTPUT = Path("data/preview")
 
@@ -81,7 +80,7 @@ def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str)
 def describe(name: str, augmentation: AugmentationParams) -> str:
     """Writes a regime as a title.
 
-    >>> describe("mild", load_params(reads=READS).augmentations["mild"])
+    >>> describe("mild", load_params().augmentations["mild"])
     'mild: rotation up to 8°, shift up to 2 %, zoom up to 20 %'
     """
     parts = []

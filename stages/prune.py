@@ -58,7 +58,6 @@ READS = (
     "prune.learning_rate",
     "train",
 )
-READS = ("seed", "dataset.class_names", "prune.sparsities", "prune.epochs", "prune.clean_epochs", "prune.ramp_fraction", "prune.frequency", "prune.batch_size", "prune.learning_rate", "train",)
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
 OUTPUT = Path("data/prune")

@@ -79,7 +79,6 @@ READS = (
     "prune.epochs",
     "ship.max_loss",
 )
-READS = ("seed", "augmentations", "study", "prune.sparsities", "prune.epochs", "ship.max_loss",)
 DATA = Path("data")
 OUTPUT = Path("data/report")
 

@@ -55,7 +55,6 @@ READS = (
     "export.weight_bits",
     "ship",
 )
-READS = ("dataset", "evaluate.calibration_bins", "train", "prune.sparsities", "prune.epochs", "prune.batch_size", "prune.learning_rate", "shrink.macs_shares", "shrink.epochs", "export.calibration_images", "export.weight_bits", "ship",)
 FRONTIER = Path("data/frontier/frontier.csv")
 LATENCY = Path("data/frontier/latency.csv")
 CHOSEN = Path("data/select_model/metrics.json")

@@ -66,7 +66,6 @@ READS = (
     "shrink.clean_epochs",
     "shrink.learning_rate",
 )
-READS = ("seed", "dataset.image_size_px", "dataset.class_names", "train", "shrink.macs_shares", "shrink.multiple", "shrink.epochs", "shrink.clean_epochs", "shrink.learning_rate",)
 DATA = Path("data/prepare")
 CHOSEN = Path("data/select_model")
 OUTPUT = Path("data/shrink")

@@ -49,7 +49,6 @@ READS = (
     "augmentations",
     "train",
 )
-READS = ("seed", "dataset.image_size_px", "dataset.class_names", "models", "augmentations", "train",)
 SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 OUTPUT = Path("data/train")
 

@@ -25,8 +25,6 @@ STAGES_WITHOUT_TENSORFLOW = sorted(
     {"validate", "download", "prepare", "complexity", "select_model", "frontier", "ship", "compare", "report"}
 )
 OUTPUTS_OUTSIDE_DVC = {
-    "compare": ("candidates.csv", "candidates.png", "timing.csv", "environment.json", "headline.md", "grid.md"),
-    "frontier": ("latency.csv", "latency.png", "frontier.md", "shrinking.md"),
     "ship": ("model_card.md",),
     "report": ("index.html",),
 }
