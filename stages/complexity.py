@@ -35,7 +35,6 @@ READS = (
     "dataset.class_names",
     "models",
 )
-READS = ("dataset.image_size_px", "dataset.class_names", "models",)
 TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 

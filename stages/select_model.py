@@ -30,12 +30,6 @@ READS = (
     "augmentations",
     "select_model",
 )
-READS = (
-    "study",
-    "models",
-    "augmentations",
-    "select_model",
-)
 OUTPUT = Path("data/select_model")
 
 

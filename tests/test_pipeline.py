@@ -1,7 +1,6 @@
 """Contracts between dvc.yaml, params.yaml, .gitignore and the code, so that nothing goes stale in silence."""
 
 import ast
-import json
 import re
 import subprocess
 import sys
