@@ -222,9 +222,7 @@ def test_a_model_whose_result_does_not_grow_with_the_batch_is_refused(tmp_path: 
         read_interpreter(path, 5, 1)
 
 
-@pytest.mark.parametrize(
-    "module", ["litert.latency", "cost.filters", "cost.macs", "network.metrics", "storage.idx"]
-)
+@pytest.mark.parametrize("module", ["litert.latency", "cost.filters", "cost.macs", "network.metrics", "storage.idx"])
 def test_modules_that_promise_it_need_no_tensorflow(module: str) -> None:
     script = f"import sys, stages.lib.{module}; sys.exit(not {{'tensorflow', 'tf_keras'}}.isdisjoint(sys.modules))"
 

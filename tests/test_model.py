@@ -146,9 +146,7 @@ def test_dropout_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_variables_and_logits_are_float32_whatever_layers_compute_in(
-    policy: str, layers: list[Layer]
-) -> None:
+def test_variables_and_logits_are_float32_whatever_layers_compute_in(policy: str, layers: list[Layer]) -> None:
     model = build_model(layers, seed=1, policy=policy)
 
     assert {variable.dtype for variable in model.variables} == {tf.float32}
