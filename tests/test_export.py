@@ -136,7 +136,7 @@ def test_representative_images_are_a_sample_of_the_training_images(monkeypatch: 
 
 
 def test_a_refusal_names_file_limit_loss_and_remedy() -> None:
-    check_loss(Path("int8.tflite"), 0.94, 0.92, 0.02)
+    check_loss(Path("int8.tflite"), 0.902, 0.8995, 0.0025)
     with pytest.raises(UserError) as error:
         check_loss(Path("data/export/train/tiny-flip/int8.tflite"), 0.9, 0.85, 0.02)
 
