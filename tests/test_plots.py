@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pytest
 from matplotlib.figure import Figure
 
-from stages.lib.pictures.style import COLORS, write_figure
+from stages.lib.pictures.style import write_figure
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,27 +21,11 @@ def draw(end: float = 2.0) -> Figure:
     return figure
 
 
-def test_a_figure_is_written_as_png_in_a_new_folder(tmp_path: Path) -> None:
-    write_figure(tmp_path / "a/b.png", draw())
-
-    assert (tmp_path / "a/b.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert plt.imread(tmp_path / "a/b.png").shape == (110, 220, 4)  # 1 x 2 inches
-
-
 def test_a_written_figure_is_closed(tmp_path: Path) -> None:
     figure = draw()
     write_figure(tmp_path / "x.png", figure)
 
     assert not plt.fignum_exists(figure.number)
-
-
-def test_one_picture_gives_the_same_bytes_and_another_others(tmp_path: Path) -> None:
-    for name, end in (("a", 2.0), ("b", 2.0), ("c", 3.0)):
-        write_figure(tmp_path / f"{name}.png", draw(end))
-
-    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
-    assert a == b
-    assert a != c
 
 
 def test_the_bytes_do_not_depend_on_the_process(tmp_path: Path) -> None:
@@ -94,15 +78,3 @@ def test_no_screen_is_used_even_where_the_environment_asks_for_one() -> None:
     )
 
     assert result.stdout.strip().lower() == "agg"
-
-
-def test_lines_take_the_shared_colors_in_order() -> None:
-    figure, axes = plt.subplots()
-    lines = [axes.plot([0, 1])[0].get_color() for _ in COLORS]
-    plt.close(figure)
-
-    assert lines == list(COLORS)
-
-
-def test_the_shared_colors_differ() -> None:
-    assert len(set(COLORS)) == len(COLORS)
