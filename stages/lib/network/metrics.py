@@ -18,6 +18,17 @@ def compute_accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     return float(np.mean(y_true == y_pred))
 
 
+def is_loss_within(before: float, after: float, max_loss: float) -> bool:
+    """Tells whether accuracy fell by at most `max_loss`; all three are fractions.
+
+    Allows for binary rounding, in which 0.94 - 0.92 is more than 0.02. One image more or less is far more than that.
+
+    >>> is_loss_within(0.94, 0.92, 0.02)
+    True
+    """
+    return before - after <= max_loss + 1e-9
+
+
 def compute_cross_entropy_loss(y_true: np.ndarray, probabilities: np.ndarray) -> float:
     """Computes the mean of -ln(probability of the true label), in nats, from (N,) labels and (N, classes)."""
     of_true = probabilities[np.arange(len(y_true)), y_true]
