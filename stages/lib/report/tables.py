@@ -161,6 +161,13 @@ def list_files(files: Sequence[RankedFile], published: Sequence[PublishedModel],
     ]
 
 
+def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
+    """Lists results for a chart that shows which of them is shipped."""
+    wanted = (shipped["name"], shipped["precision"], "tflite")
+    points = [row if isinstance(row, dict) else asdict(row) for row in rows]
+    return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in points]
+
+
 def find_floor(files: Sequence[RankedFile]) -> float:
     """Finds the test accuracy below which the charts of the front leave results out."""
     return max(file.test_accuracy for file in files) - SHOWN_POINTS / 100
