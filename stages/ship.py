@@ -1,25 +1,23 @@
 """Which file goes to production? Chooses one of the exported files, on validation images only, and describes it.
 
 Reads:
-    data/frontier/frontier.csv: every file with its numbers; data/select_model/metrics.json: the chosen dense model.
+    data/frontier/frontier.csv: every file with its numbers.
+    data/select_model/: choice.json, metrics.json and model.h5 of the chosen dense model.
     data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
-    data/frontier/latency.csv: how long the file takes, where that was measured; no dependency, as it tells times.
+    Times and versions, recorded or of this machine (`stages.lib.results.times`).
 
-Writes, in data/ship/, DVC outputs (the same bytes in every run):
+Writes, in data/ship/:
     model.tflite: a copy of the chosen file.
     model.json: what a program has to know to run it, why it was chosen, and how good it is.
-and, outside that promise because it tells times and versions, but kept in Git:
-    model_card.md: the same for people.
+    model_card.md: the same for people, with times and versions.
 
 The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the chosen dense model, the
 smallest gzipped; then the more accurate on validation images; then the first by name. The test images choose nothing.
 """
 
-import platform
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,14 @@ from stages.lib.network.metrics import (
     is_loss_within,
 )
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import DatasetParams, Params, PruneParams, ShrinkParams
-from stages.lib.report.card import FASHION_MNIST, format_card
+from stages.lib.params.sections import DatasetParams, Params, PruneParams
+from stages.lib.report.render import render
+from stages.lib.report.tables import list_versions
+from stages.lib.results.rows import RankedFile, read_frontier
+from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_csv, read_json, read_split, write_bytes, write_json
+from stages.lib.storage.files import read_json, read_split, write_bytes, write_json
+from stages.lib.storage.variant import Variant
 
 READS = (
     "dataset",
@@ -57,69 +59,50 @@ READS = (
     "ship",
 )
 FRONTIER = Path("data/frontier/frontier.csv")
-LATENCY = Path("data/frontier/latency.csv")
+CHOICE = Path("data/select_model/choice.json")
 CHOSEN = Path("data/select_model/metrics.json")
-EXPORTED = Path("data/export")
+DENSE_MODEL = Path("data/select_model/model.h5")
 TEST_SET = Path("data/prepare/test.npz")
 OUTPUT = Path("data/ship")
 
-SOURCE_OF = {"dense": "train", "pruned": "prune", "shrunk": "shrink"}  # by the kind of the model
-COUNTS = ("size_bytes", "gzip_size_bytes", "macs", "parameters")
-FRACTIONS = ("val_accuracy", "sparsity")
-FASHION_MNIST_SHA256 = "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"  # of its training images
 BATCH_SIZE = 100
 NUM_CONFUSED = 3  # pairs of classes that the card names
-PACKAGES = ("ai-edge-litert", "tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy")
 
 
-def read_files() -> list[dict[str, Any]]:
+def read_files() -> list[RankedFile]:
     """Reads the exported files of this run, with their numbers; the other rows of the table cannot be shipped."""
-    return [
-        {
-            "name": row["name"],
-            "source": SOURCE_OF[row["kind"]],
-            "precision": row["precision"],
-            **{column: int(row[column]) for column in COUNTS},
-            **{column: float(row[column]) for column in FRACTIONS},
-        }
-        for row in read_csv(FRONTIER)
-        if row["format"] == "tflite"
-    ]
+    return [file for file in read_frontier(FRONTIER)[0] if file.format == "tflite"]
 
 
-def list_good_files(
-    files: Sequence[dict[str, Any]], chosen: Mapping[str, Any], max_loss: float
-) -> list[dict[str, Any]]:
+def list_good_files(files: Sequence[RankedFile], chosen: Mapping[str, Any], max_loss: float) -> list[RankedFile]:
     """Lists the files that lose at most `max_loss` of validation accuracy against the chosen dense model.
 
     Raises:
         UserError: if there are none; the message names the nearest.
     """
-    good = [file for file in files if is_loss_within(chosen["val_accuracy"], file["val_accuracy"], max_loss)]
+    good = [file for file in files if is_loss_within(chosen["val_accuracy"], file.val_accuracy, max_loss)]
     if not good:
-        nearest = max(files, key=lambda file: file["val_accuracy"])
+        nearest = max(files, key=lambda file: file.val_accuracy)
         raise UserError(
             f"params.yaml: ship.max_loss: expected a file whose validation accuracy is at most {max_loss:g} below the "
-            f"{chosen['val_accuracy']:.4f} of {chosen['chosen']}; got {nearest['val_accuracy']:.4f} at best, of "
-            f"{nearest['name']} in {nearest['precision']}; raise that limit, or compress less"
+            f"{chosen['val_accuracy']:.4f} of {chosen['chosen']}; got {nearest.val_accuracy:.4f} at best, of "
+            f"{nearest.name} in {nearest.precision}; raise that limit, or compress less"
         )
     return good
 
 
-def select_file(good: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def select_file(good: Sequence[RankedFile]) -> RankedFile:
     """Applies the rest of the rule of this stage."""
-    return min(good, key=lambda file: (file["gzip_size_bytes"], -file["val_accuracy"], file["name"], file["precision"]))
+    return min(good, key=lambda file: (file.gzip_size_bytes, -file.val_accuracy, file.name, file.precision))
 
 
-def explain(
-    shipped: Mapping[str, Any], num_good: int, num_files: int, chosen: Mapping[str, Any], max_loss: float
-) -> str:
+def explain(shipped: RankedFile, num_good: int, num_files: int, chosen: Mapping[str, Any], max_loss: float) -> str:
     """Writes the reason of the choice in a sentence."""
     return (
-        f"{shipped['name']} in {shipped['precision']} is the smallest once gzipped "
-        f"({shipped['gzip_size_bytes']:,} bytes) of the {num_good} of {num_files} files that lose at most "
-        f"{100 * max_loss:g} points of validation accuracy against {chosen['chosen']} "
-        f"({100 * chosen['val_accuracy']:.2f} %): it has {100 * shipped['val_accuracy']:.2f} %."
+        f"{shipped.name} in {shipped.precision} is the smallest once gzipped ({shipped.gzip_size_bytes:,} bytes) of "
+        f"the {num_good} of {num_files} files that lose at most {100 * max_loss:g} points of validation accuracy "
+        f"against {chosen['chosen']} ({100 * chosen['val_accuracy']:.2f} %): it has "
+        f"{100 * shipped.val_accuracy:.2f} %."
     )
 
 
@@ -159,7 +142,7 @@ def list_confused(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> l
     ]
 
 
-def measure(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
+def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
     """Measures accuracy, calibration, recall and precision by class, and the most frequent mistakes.
 
     Args:
@@ -195,89 +178,76 @@ def run_file(
     return {
         "input": describe_input(given),
         "output": describe_tensor(found, "logits, one a class; their softmax is the confidence"),
-        **measure(y_true, predict_logits(interpreter, images), class_names, num_bins),
+        **score_logits(y_true, predict_logits(interpreter, images), class_names, num_bins),
     }
 
 
 def describe_model(
-    shipped: Mapping[str, Any],
-    content: bytes,
-    measured: Mapping[str, Any],
-    dataset: DatasetParams,
-    reason: str,
+    shipped: RankedFile, content: bytes, measured: Mapping[str, Any], dataset: DatasetParams, reason: str
 ) -> dict[str, Any]:
     """Puts together the content of model.json; only a pruned model has a sparsity."""
-    counts = {name: shipped[name] for name in ("macs", "parameters")}
-    if shipped["source"] == "prune":
-        counts["sparsity"] = shipped["sparsity"]
+    source = shipped.variant.source
     return {
-        **{name: shipped[name] for name in ("name", "source", "precision")},
+        "name": shipped.name,
+        "source": source,
+        "precision": shipped.precision,
         "reason": reason,
         "sha256": sha256(content).hexdigest(),
-        **{name: shipped[name] for name in ("size_bytes", "gzip_size_bytes")},
-        **counts,
-        "dataset": FASHION_MNIST if FASHION_MNIST_SHA256 in dataset.files.model_dump().values() else "another data set",
+        "size_bytes": shipped.size_bytes,
+        "gzip_size_bytes": shipped.gzip_size_bytes,
+        "macs": shipped.macs,
+        "parameters": shipped.parameters,
+        **({"sparsity": shipped.sparsity} if source == "prune" else {}),
+        "dataset": dataset.name,
         "image_size_px": dataset.image_size_px,
         "class_names": list(dataset.class_names),
         **{name: measured[name] for name in ("input", "output")},
-        "val_accuracy": shipped["val_accuracy"],
+        "val_accuracy": shipped.val_accuracy,
         **{name: value for name, value in measured.items() if name not in ("input", "output")},
     }
 
 
-def read_latency(sha256: str) -> dict[str, str] | None:
-    """Reads what the file with this SHA-256 took; None if it was not timed."""
-    rows = read_csv(LATENCY) if LATENCY.exists() else []
-    return next((row for row in rows if row["sha256"] == sha256), None)
+def count_epochs(variant: Variant, params: Params) -> int:
+    """Counts the epochs of training; a network that was trained anew got those of all steps of shrinking, too."""
+    if (variant.source, variant.way) != ("shrink", "scratch"):
+        return params.train.epochs
+    num_steps = params.shrink.macs_shares.index(float(variant.target)) + 1
+    return params.train.epochs + num_steps * params.shrink.epochs
 
 
-def read_versions() -> dict[str, str]:
-    """Reads the versions of Python and of the packages that make and run the models."""
-    return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}
-
-
-def count_scratch_epochs(name: str, epochs: int, shrink: ShrinkParams) -> int:
-    """Counts the epochs of a shrunk network that was trained anew at the share of the MACs in `name`; 0 for others."""
-    shares = [f"scratch-{share}" for share in shrink.macs_shares]
-    return epochs + (shares.index(name) + 1) * shrink.epochs if name in shares else 0
-
-
-def list_prune_recipe(name: str, prune: PruneParams) -> dict[str, Any]:
-    """Lists the epochs of all steps up to the one that pruned the model `name`, and between what their rates lie."""
-    sparsities = [str(sparsity) for sparsity in prune.sparsities]
-    num_steps = sparsities.index(name.partition("-")[2]) + 1
+def list_pruning(variant: Variant, prune: PruneParams) -> dict[str, Any]:
+    """Lists the epochs of all steps up to that of a pruned model, and the lowest and the highest of their rates."""
+    num_steps = prune.sparsities.index(float(variant.target)) + 1
     rates = prune.learning_rate[:num_steps]
-    return {
-        "prune_epochs": sum(prune.epochs[:num_steps]),
-        "prune_batch_size": prune.batch_size,
-        "prune_learning_rates": (min(rates), max(rates)),
-    }
+    return {"epochs": sum(prune.epochs[:num_steps]), "learning_rates": sorted({min(rates), max(rates)})}
 
 
-def list_recipe(shipped: Mapping[str, Any], chosen: Mapping[str, Any], params: Params) -> dict[str, Any]:
-    """Lists what the card tells of how the file was made; `dense` names the model that it was made of."""
-    name, source, train = shipped["name"], shipped["source"], params.train
-    return {
-        "dense": name if source == "train" else chosen["chosen"],
-        "epochs": train.epochs,
-        "optimizer": train.optimizer,
-        "learning_rate": train.learning_rate,
-        "batch_size": train.batch_size,
-        "schedule": train.schedule,
-        "label_smoothing": train.label_smoothing,
-        **(list_prune_recipe(name, params.prune) if source == "prune" else {}),
-        "shrink_epochs": params.shrink.epochs,
-        "scratch_epochs": count_scratch_epochs(name, train.epochs, params.shrink) if source == "shrink" else 0,
-        "calibration_images": params.export.calibration_images,
-        "weight_bits": params.export.weight_bits,
-    }
+def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[str, Any], params: Params) -> str:
+    """Writes the model card.
 
-
-def write_outputs(model: Mapping[str, Any], content: bytes, card: str) -> None:
-    """Writes the three files of this stage."""
-    write_bytes(OUTPUT / "model.tflite", content)
-    write_json(OUTPUT / "model.json", model)
-    write_bytes(OUTPUT / "model_card.md", card.encode())
+    Args:
+        shipped: the file.
+        model: the content of model.json.
+        choice: model and augmentation of the dense model that was chosen.
+        params: as this stage reads them.
+    """
+    variant, times = shipped.variant, read_times(())
+    training = times.find_training(DENSE_MODEL) or {}
+    is_dense = variant.source == "train"
+    return render(
+        "card.md",
+        model=model,
+        variant=variant,
+        network=variant.way if is_dense else choice["model"],
+        augmentation=variant.target if is_dense else choice["augmentation"],
+        epochs=count_epochs(variant, params),
+        pruning=list_pruning(variant, params.prune) if variant.source == "prune" else None,
+        params=params,
+        latency=times.find_latency(shipped.path),
+        chosen=f"{choice['model']}-{choice['augmentation']}",
+        training_date=training.get("date"),
+        versions=list_versions(training),
+    )
 
 
 def main() -> None:
@@ -287,13 +257,15 @@ def main() -> None:
     files, chosen = read_files(), read_json(CHOSEN)
     good = list_good_files(files, chosen, max_loss)
     shipped = select_file(good)
-    reason = explain(shipped, len(good), len(files), chosen, max_loss)
-    path = EXPORTED / shipped["source"] / shipped["name"] / f"{shipped['precision']}.tflite"
-    measured = run_file(path, read_split(TEST_SET), params.dataset.class_names, params.evaluate.calibration_bins)
-    content = path.read_bytes()
+    reason = explain(shipped, num_good=len(good), num_files=len(files), chosen=chosen, max_loss=max_loss)
+    measured = run_file(
+        shipped.path, read_split(TEST_SET), params.dataset.class_names, params.evaluate.calibration_bins
+    )
+    content = shipped.path.read_bytes()
     model = describe_model(shipped, content, measured, params.dataset, reason)
-    recipe = list_recipe(shipped, chosen, params)
-    write_outputs(model, content, format_card(model, recipe, read_latency(model["sha256"]), read_versions()))
+    write_bytes(OUTPUT / "model.tflite", content)
+    write_json(OUTPUT / "model.json", model)
+    write_bytes(OUTPUT / "model_card.md", write_card(shipped, model, read_json(CHOICE), params).encode())
     print(f"{OUTPUT}: {reason}")
 
 

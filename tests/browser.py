@@ -41,7 +41,7 @@ def open_page(browser: Browser, url: str, expected: Sequence[str] = (), **option
     context.on("console", lambda message: reports.append(message.text))
     context.on("weberror", lambda error: reports.append(str(error.error)))
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.goto(url)
     yield page
     context.close()

@@ -5,6 +5,9 @@ from typing import Any
 import pytest
 
 from stages.lib.report.answers import (
+    CurvePoint,
+    Layer,
+    MeasuredCandidate,
     answer_arithmetic,
     answer_augmentation,
     answer_choice,
@@ -25,24 +28,49 @@ from stages.lib.report.answers import (
     tell_shipped_time,
     tell_shrunk_times,
 )
+from stages.lib.results.rows import ModelFile, PublishedModel, RankedFile
+from stages.lib.results.times import TimedFile
 
 
-def candidate(model: str, augmentation: str, test: float, **others: Any) -> dict[str, Any]:
-    return {"model": model, "augmentation": augmentation, "test_accuracy": test, "val_accuracy": test} | others
+def candidate(model: str, augmentation: str, test: float, px: int = 10, **under: float) -> MeasuredCandidate:
+    return MeasuredCandidate(model, augmentation, test, 0.0, 100, 10, px, test, 0.0, under, None)
 
 
-def step(ranking: str, target: float, val: float, test: float, size: int = 100) -> dict[str, Any]:
-    return {
-        "ranking": ranking,
-        "target": target,
-        "val_accuracy": val,
+def file(way: str, target: float, test: float, row_type: type[Any] = ModelFile, **values: Any) -> Any:
+    """A pruned file, or what `values` say."""
+    known: dict[str, Any] = {
+        "name": f"{way}-{target}",
+        "kind": "pruned",
+        "way": way,
+        "target": str(target),
+        "format": "keras",
+        "precision": "float32",
+        "val_accuracy": test,
         "test_accuracy": test,
-        "gzip_size_bytes": size,
+        "size_bytes": 1000,
+        "gzip_size_bytes": 100,
+        "macs": 10,
+        "nonzero_macs": 10,
+        "parameters": 5,
+        "sparsity": 0.0,
     }
+    return row_type(**known | values)
 
 
-def shrunk(filters: str, target: float, test: float, macs: float = 10) -> dict[str, Any]:
-    return {"filters": filters, "target": target, "macs_share": target, "test_accuracy": test, "macs": macs}
+def step(ranking: str, target: float, val: float, test: float, size: int = 100) -> ModelFile:
+    return file(ranking, target, test, val_accuracy=val, gzip_size_bytes=size)
+
+
+def shrunk(filters: str, share: float, test: float) -> ModelFile:
+    return file(filters, share, test, kind="shrunk", macs=int(100 * share))
+
+
+def timed(kind: str, name: str, precision: str, milliseconds: float, macs: int = 40) -> TimedFile:
+    names = ("median_ms", "p25_ms", "p75_ms", "batch_32_median_ms", "batch_32_p25_ms", "batch_32_p75_ms")
+    numbers = ("runs", "batch_32_runs", "peak_memory_mib", "runtime_memory_mib", "num_threads")
+    values: dict[str, Any] = dict.fromkeys(names, milliseconds) | dict.fromkeys(numbers, 1)
+    values |= dict.fromkeys(("cpu", "runtime", "sha256"), "")
+    return file("", 0, 0.9, TimedFile, name=name, kind=kind, precision=precision, macs=macs, **values)
 
 
 @pytest.mark.parametrize(
@@ -89,20 +117,14 @@ def test_words_are_joined_as_in_english() -> None:
     ],
 )
 def test_shipped_file_is_compared_with_what_it_replaces(accuracy: float, size: int, expected: str) -> None:
-    shipped = {
-        "name": "lamp-0.9",
-        "source": "prune",
-        "precision": "int8",
-        "test_accuracy": accuracy,
-        "gzip_size_bytes": size,
-    }
-    dense = {"name": "x-y", "test_accuracy": 0.945, "gzip_size_bytes": 400}
-    assert expected in answer_shipped(shipped, dense, published=0.8958, num_images=10_000)
+    shipped = {"name": "lamp-0.9", "source": "prune", "precision": "int8", "test_accuracy": accuracy}
+    dense = file("x", 0, 0.945, name="x-y", gzip_size_bytes=400)
+    assert expected in answer_shipped(shipped | {"gzip_size_bytes": size}, dense, published=0.8958, num_images=10_000)
 
 
 def test_shipped_file_is_compared_with_the_study_only_where_the_run_has_its_model() -> None:
     shipped = {"name": "a", "source": "train", "precision": "int8", "test_accuracy": 0.94, "gzip_size_bytes": 100}
-    dense = {"name": "x-y", "test_accuracy": 0.94, "gzip_size_bytes": 100}
+    dense = file("x", 0, 0.94, name="x-y")
     assert answer_shipped(shipped, dense, 0.8958, 100).endswith(
         "It has 4.42 points more than the 89.58 % that the study published for its choice, a model of its own, on the "
         "test images of Fashion-MNIST."
@@ -129,8 +151,8 @@ def test_augmentation_is_judged_on_images_as_they_are_and_distorted(
     test: float, under: float, helped: str, change: str
 ) -> None:
     rows = [
-        candidate("a", "plain", 0.9, test_accuracy_under_blur=0.5),
-        candidate("a", "blur", test, test_accuracy_under_blur=under),
+        candidate("a", "plain", 0.9, blur=0.5),
+        candidate("a", "blur", test, blur=under),
     ]
     answer = answer_augmentation(rows, "plain", 10_000)
     assert helped in answer
@@ -154,18 +176,17 @@ def test_augmentation_without_a_comparison_says_so() -> None:
 
 @pytest.mark.parametrize(("large", "verb"), [(0.95, "rises with"), (0.85, "does not always rise with")])
 def test_receptive_field_is_set_beside_accuracy(large: float, verb: str) -> None:
-    rows = [candidate("small", "x", 0.9), candidate("large", "x", large)]
-    costs = {"small": {"receptive_field_px": 10}, "large": {"receptive_field_px": 16}}
-    answer = answer_receptive_field(rows[1] | costs["large"], costs, rows, 28)
+    rows = [candidate("small", "x", 0.9), candidate("large", "x", large, px=16)]
+    answer = answer_receptive_field(rows[1], rows, 28)
     assert "In large, the last layer on a grid sees 16 x 16 of the 28 x 28 pixels" in answer
     assert f"{verb} the receptive field (90.00 % at 10 px and {100 * large:.2f} % at 16 px)" in answer
 
 
 def test_arithmetic_names_as_few_layers_as_take_three_quarters() -> None:
+    shares = [("conv1", 60, 1), ("conv2", 30, 1), ("dense1", 10, 8)]
     layers = [
-        {"layer": "conv1", "macs": 60, "macs_share": 0.6, "parameters": 1, "parameters_share": 0.1},
-        {"layer": "conv2", "macs": 30, "macs_share": 0.3, "parameters": 1, "parameters_share": 0.1},
-        {"layer": "dense1", "macs": 10, "macs_share": 0.1, "parameters": 8, "parameters_share": 0.8},
+        Layer(name, "", "", 1.0, 1.0, macs, 0, 0, 0, parameters, macs / 100, parameters / 10)
+        for name, macs, parameters in shares
     ]
     assert answer_arithmetic("tiny", layers) == (
         "tiny takes 100 MACs for an image: conv1 and conv2 take 90 % of them. dense1 holds 80 % of the parameters and "
@@ -210,35 +231,41 @@ def test_shrinking_names_the_best_way_at_each_share_whichever_it_is() -> None:
     assert "ways" not in answer_shrinking(rows[:2], 10_000)
 
 
+def ranked(name: str, test: float, is_on_size_front: bool = True) -> RankedFile:
+    values = {"name": name, "precision": "int8", "gzip_size_bytes": 2000, "parameters": 5000, "is_on_macs_front": False}
+    found: RankedFile = file("", 0, test, RankedFile, is_on_size_front=is_on_size_front, **values)
+    return found
+
+
 def test_frontier_counts_published_results_that_are_better() -> None:
-    ours = {"kind": "dense", "name": "a", "precision": "int8", "is_on_size_front": True, "parameters": 5000}
-    ours |= {"gzip_size_bytes": 2000, "test_accuracy": 0.94}
-    published = {"kind": "published", "is_on_size_front": False, "parameters": 9000}
-    rows = [ours, published | {"name": "big", "test_accuracy": 0.96}, published | {"name": "bad", "test_accuracy": 0.9}]
+    def published(name: str, test: float, parameters: int) -> PublishedModel:
+        return PublishedModel(name, test, 4 * parameters, None, parameters, "")
+
+    ours, big, bad = [ranked("a", 0.94)], published("big", 0.96, 9000), published("bad", 0.9, 9000)
     best = "than the best file here on the test images (94.00 %)"
-    assert answer_frontier(rows).endswith(f"1 is more accurate {best}: big (96.00 %).")
-    assert answer_frontier([ours, rows[2]]).endswith(f"0 are more accurate {best}.")
-    assert "published" not in answer_frontier([ours])
-    rows[1]["parameters"] = 5000
-    assert answer_frontier(rows).endswith("big (96.00 %); big with no more parameters.")
+    assert answer_frontier(ours, [big, bad]).endswith(f"1 is more accurate {best}: big (96.00 %).")
+    assert answer_frontier(ours, [bad]).endswith(f"0 are more accurate {best}.")
+    assert "published" not in answer_frontier(ours, [])
+    assert answer_frontier(ours, [published("big", 0.96, 5000)]).endswith("big (96.00 %); big with no more parameters.")
 
 
 def test_front_is_that_of_the_validation_images() -> None:
-    best = {"kind": "dense", "name": "a", "precision": "int8", "is_on_size_front": True, "gzip_size_bytes": 2000}
-    rows = [best | {"test_accuracy": 0.94}, best | {"name": "b", "is_on_size_front": False, "test_accuracy": 0.95}]
-    assert answer_frontier(rows) == (
+    assert answer_frontier([ranked("a", 0.94), ranked("b", 0.95, is_on_size_front=False)], []) == (
         "1 of 2 model files are beaten by no other on the validation images at their gzipped size; the smallest of "
         "these is a in int8 with 2 kB and 94.00 % of the test images right."
     )
 
 
 def test_curves_compare_the_last_epoch_and_count_those_that_were_still_rising() -> None:
-    curves = {
-        "a-x": [{"epoch": 1.0, "train": 0.8, "val": 0.85}, {"epoch": 2.0, "train": 0.95, "val": 0.9}],
-        "b-x": [{"epoch": 1.0, "train": 0.8, "val": 0.85}, {"epoch": 2.0, "train": 0.95, "val": 0.8}],
-    }
-    answer = answer_curves("a-x", curves)
-    assert "95.00 % of the training images (as augmented) and 90.00 % of the validation images right" in answer
+    accuracies = {"a": [(0.8, 0.85), (0.95, 0.9)], "b": [(0.8, 0.85), (0.95, 0.8)]}
+    curves = [
+        CurvePoint(model, "x", split, epoch, accuracy)
+        for model, epochs in accuracies.items()
+        for epoch, both in enumerate(epochs, start=1)
+        for split, accuracy in zip(("train", "val"), both, strict=True)
+    ]
+    answer = answer_curves(candidate("a", "x", 0.9), curves)
+    assert "After 2 epochs a-x gets 95.00 % of the training images (as augmented) and 90.00 % of the val" in answer
     assert "5.00 points less than on those" in answer
     assert answer.endswith("1 of 2 candidates were at their best on validation images in the last epoch.")
 
@@ -273,12 +300,13 @@ def test_confusion_counts_both_directions_of_a_pair() -> None:
 
 
 def test_times_are_told_where_they_are_known() -> None:
-    times = {
-        ("dense", "d", "int8"): {"median_ms": 0.1, "macs": 40},
-        ("pruned", "lamp-0.5", "int8"): {"median_ms": 0.2, "macs": 40},
-        ("dense", "d", "float32"): {"median_ms": 0.4, "macs": 40},
-        ("shrunk", "random-0.5", "float32"): {"median_ms": 0.1, "macs": 10},
-    }
+    files = [
+        timed("dense", "d", "int8", 0.1),
+        timed("pruned", "lamp-0.5", "int8", 0.2),
+        timed("dense", "d", "float32", 0.4),
+        timed("shrunk", "random-0.5", "float32", 0.1, macs=10),
+    ]
+    times = {(one.kind, one.name, one.precision): one for one in files}
     assert tell_shipped_time(0.1, 0.4) == (
         "One image takes it 0.100 ms on one thread, 4.0 times faster than the dense float32 file."
     )

@@ -36,6 +36,7 @@ OF_MODEL = {"model": "first", "augmentation": "none"}
 LAYER = {"layer": "conv1", "kind": "conv", "output_shape": "3x3", "macs": 9, "macs_share": 1, "receptive_field_px": 3}
 EPOCHS = [{**OF_MODEL, "epoch": n, "split": s, "accuracy": 0.8, "loss": 1} for n in (1, 2) for s in ("train", "val")]
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, options, marks that have values to tell
+    "augmentations": ([{**OF_MODEL, "images": "as they are", "accuracy": 0.9}], {}, 1),
     "candidates": ([row for row in FILES if row["kind"] == "dense"], {}, 2),
     "classes": ([{"class": "Bag", "recall": 0.9}, {"class": "Coat", "recall": 0.8}], {}, 2),
     "comparison": (

@@ -1,5 +1,7 @@
+"""The stage chooses by its rule alone, copies the file, and describes what it is and does."""
+
 import itertools
-from collections.abc import Callable
+import json
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,42 +16,51 @@ from stages.lib.litert.convert import convert_to_float32, convert_to_int8
 from stages.lib.network.keras2 import keras
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShipParams
-from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_csv, write_json
+from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier
+from stages.lib.storage.files import read_json, write_arrays, write_bytes, write_json
+from stages.lib.storage.variant import Variant
 from stages.ship import (
-    count_scratch_epochs,
+    count_epochs,
     describe_input,
     describe_tensor,
     explain,
     list_confused,
     list_good_files,
-    list_prune_recipe,
-    list_recipe,
-    measure,
+    list_pruning,
     read_files,
-    read_latency,
+    score_logits,
     select_file,
 )
 
 PARAMS = load_params()
-COMPRESSION = load_params()
 CLASS_NAMES = ("dark", "light")
 CHOSEN = {"chosen": "third-flip", "val_accuracy": 0.94}
-DVC_OUTPUTS = {"model.tflite", "model.json"}
+DENSE = Variant("train", "third", "flip")
+PRUNED = Variant("prune", "uniform", 0.9)
 BLACK, WHITE = np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)
 
 
-def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "int8", **changes: Any) -> dict[str, Any]:
-    return {
+def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "int8", **changes: Any) -> RankedFile:
+    variant = changes.pop("variant", PRUNED)
+    values: dict[str, Any] = {
         "name": name,
-        "source": "prune",
+        "kind": KIND_OF[variant.source],
+        "way": variant.way,
+        "target": str(variant.target),
+        "format": "tflite",
         "precision": precision,
+        "val_accuracy": val_accuracy,
+        "test_accuracy": 0.5,
         "size_bytes": 2 * gzip_size,
         "gzip_size_bytes": gzip_size,
-        "macs": 100,
-        "parameters": 10,
-        "val_accuracy": val_accuracy,
-        "sparsity": 0.5,
-    } | changes
+        "macs": 1000,
+        "nonzero_macs": 500,
+        "parameters": 100,
+        "sparsity": 0.875,
+        "is_on_size_front": False,
+        "is_on_macs_front": False,
+    }
+    return RankedFile(**values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -62,84 +73,45 @@ def contents() -> dict[str, bytes]:
     return {"float32": convert_to_float32(model), "int8": convert_to_int8(model, images, 8)}
 
 
+def set_params(monkeypatch: pytest.MonkeyPatch, max_loss: float) -> None:
+    dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
+    prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
+    params = replace(PARAMS, dataset=dataset, prune=prune, ship=ShipParams(max_loss=max_loss))
+    monkeypatch.setattr(stage, "load_params", lambda **_: params)
+
+
+def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]:
+    """Writes the table: three models in both precisions, of which uniform-0.9 in int8 is to be shipped, and others."""
+    models = {DENSE: (0.94, 4000), PRUNED: (0.936, 500), Variant("prune", "lamp", 0.5): (0.9, 9)}
+    files = [file_of("third-flip", 0.94, 50, "float32", format="keras", variant=DENSE)]
+    for (variant, (accuracy, size)), precision in itertools.product(models.items(), ("float32", "int8")):
+        size = size if precision == "int8" else 4 * size
+        tested = test_accuracies[len(files) % len(test_accuracies)]
+        files.append(file_of(variant.name, accuracy, size, precision, variant=variant, test_accuracy=tested))
+    published = PublishedModel("WRN", 0.97, 8, None, 2, "somebody")
+    write_frontier(Path("data/frontier/frontier.csv"), files, [published])
+    return files
+
+
 @pytest.fixture
 def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder with three models, of which uniform-0.9 in int8 is to be shipped, and four test images."""
-    dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
-    params = replace(PARAMS, dataset=dataset)
-    compression = replace(COMPRESSION, ship=ShipParams(max_loss=0.005))
-    monkeypatch.setattr(stage, "load_params", lambda **_: params)
-    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
+    """Is a folder with three models and four test images."""
+    set_params(monkeypatch, max_loss=0.005)
     write_json(Path("data/select_model/metrics.json"), CHOSEN)
-    rows = [row_of("third-flip", "keras", "float32", 0.94, 50)]
-    models = {
-        "third-flip": ("dense", 0.94, 4000),
-        "uniform-0.9": ("pruned", 0.936, 500),
-        "lamp-0.5": ("pruned", 0.9, 9),
-    }
-    for (name, (kind, accuracy, size)), precision in itertools.product(models.items(), contents):
-        size = size if precision == "int8" else 4 * size
-        rows.append(row_of(name, "tflite", precision, accuracy, size) | {"kind": kind})
-        source = {"dense": "train", "pruned": "prune"}[kind]
-        write_bytes(Path(f"data/export/{source}/{name}/{precision}.tflite"), contents[precision])
-    published = row_of("WRN", "", "float32", 0, 0) | {"kind": "published"} | dict.fromkeys(("val_accuracy", "macs"))
-    write_csv(Path("data/frontier/frontier.csv"), [*rows, published])
+    write_json(Path("data/select_model/choice.json"), {"model": "third", "augmentation": "flip"})
+    write_bytes(Path("data/select_model/model.h5"), b"weights")
+    for file in write_files()[1:]:
+        write_bytes(file.path, contents[file.precision])
     images = np.stack([BLACK, WHITE, WHITE, BLACK])
     write_arrays(Path("data/prepare/test.npz"), images=images, labels=np.array([0, 1, 0, 0], np.uint8))
     return tmp_dir
 
 
-def row_of(name: str, format_: str, precision: str, accuracy: float, size: int) -> dict[str, Any]:
-    """A row of frontier.csv, as far as this stage reads it."""
-    return {
-        "name": name,
-        "kind": "dense",
-        "format": format_,
-        "precision": precision,
-        "val_accuracy": accuracy,
-        "test_accuracy": 0.5,
-        "size_bytes": 2 * size,
-        "gzip_size_bytes": size,
-        "macs": 1000,
-        "parameters": 100,
-        "sparsity": 0.875,
-    }
-
-
-def write_latency(content: bytes) -> dict[str, str]:
-    row = {
-        "median_ms": "0.125",
-        "p25_ms": "0.1",
-        "p75_ms": "0.2",
-        "runs": "9",
-        "batch_32_median_ms": "3.2",
-        "batch_32_p25_ms": "3.0",
-        "batch_32_p75_ms": "4.0",
-        "batch_32_runs": "9",
-        "peak_memory_mib": "60.0",
-        "runtime_memory_mib": "8.0",
-        "num_threads": "1",
-        "cpu": "a CPU",
-        "runtime": "ai-edge-litert 2.3.0",
-        "sha256": sha256(content).hexdigest(),
-    }
-    write_csv(Path("data/frontier/latency.csv"), [row])
-    return row
-
-
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("tmp_dir")
 def test_only_exported_files_can_be_shipped() -> None:
-    files = read_files()
+    files = write_files()
 
-    assert [(file["name"], file["source"], file["precision"]) for file in files] == [
-        ("third-flip", "train", "float32"),
-        ("third-flip", "train", "int8"),
-        ("uniform-0.9", "prune", "float32"),
-        ("uniform-0.9", "prune", "int8"),
-        ("lamp-0.5", "prune", "float32"),
-        ("lamp-0.5", "prune", "int8"),
-    ]
-    assert files[3] == file_of("uniform-0.9", 0.936, 500, macs=1000, parameters=100, sparsity=0.875)
+    assert read_files() == files[1:]
 
 
 @pytest.mark.parametrize(
@@ -182,14 +154,14 @@ def test_without_a_good_file_limit_and_nearest_are_named() -> None:
         [file_of("a", 0.91, 10, "float32"), file_of("a", 0.91, 10, "int8")],
     ],
 )
-def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(files: list[dict[str, Any]]) -> None:
+def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(files: list[RankedFile]) -> None:
     assert select_file(files) is select_file(files[::-1]) is files[0]
 
 
 def test_the_size_that_counts_is_the_gzipped_one() -> None:
     files = [file_of("a", 0.9, 10, size_bytes=999), file_of("b", 0.9, 20, size_bytes=30)]
 
-    assert select_file(files)["name"] == "a"
+    assert select_file(files).name == "a"
 
 
 def test_the_reason_tells_rule_and_numbers() -> None:
@@ -251,7 +223,7 @@ def test_at_most_three_mistakes_are_listed_and_none_that_were_not_made() -> None
 def test_recall_and_precision_are_of_each_class() -> None:
     logits = np.log([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [0.75, 0.25]]).astype(np.float32)
 
-    measured = measure(np.array([0, 1, 0, 0]), logits, CLASS_NAMES, num_bins=2)
+    measured = score_logits(np.array([0, 1, 0, 0]), logits, CLASS_NAMES, num_bins=2)
 
     assert measured == {
         "test_accuracy": 0.75,
@@ -265,63 +237,43 @@ def test_recall_and_precision_are_of_each_class() -> None:
     }
 
 
-@pytest.mark.usefixtures("tmp_dir")
-def test_the_times_of_another_file_are_not_those_of_the_shipped_one() -> None:
-    digest = sha256(b"file").hexdigest()
-    assert read_latency(digest) is None
+def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own() -> None:
+    prune = replace(PARAMS.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3))
 
-    write_latency(b"another")
-    assert read_latency(digest) is None
-
-    row = write_latency(b"file")
-    assert read_latency(digest) == row
+    assert [list_pruning(Variant("prune", "lamp", sparsity), prune) for sparsity in prune.sparsities] == [
+        {"epochs": 1, "learning_rates": [0.2]},
+        {"epochs": 3, "learning_rates": [0.1, 0.2]},
+        {"epochs": 7, "learning_rates": [0.1, 0.3]},
+    ]
 
 
 @pytest.mark.parametrize(
-    ("source", "name", "dense"), [("train", "first-flip", "first-flip"), ("prune", "lamp-0.9", "third-flip")]
+    ("variant", "epochs"),
+    [
+        (Variant("shrink", "scratch", 0.5), 11),
+        (Variant("shrink", "scratch", 0.25), 15),
+        (Variant("shrink", "random", 0.25), 7),
+        (Variant("train", "scratch", "flip"), 7),  # a network may have the name of a way
+    ],
 )
-def test_the_recipe_is_of_the_model_that_the_file_was_made_of(source: str, name: str, dense: str) -> None:
-    recipe = list_recipe(file_of(name, 0.9, 1, source=source), CHOSEN, PARAMS.train, COMPRESSION)
+def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps(variant: Variant, epochs: int) -> None:
+    params = replace(
+        PARAMS,
+        train=replace(PARAMS.train, epochs=7),
+        shrink=replace(PARAMS.shrink, macs_shares=(0.5, 0.25), epochs=4),
+    )
 
-    assert recipe["dense"] == dense
-    assert recipe["epochs"] == PARAMS.train.epochs
-    assert recipe["scratch_epochs"] == 0
-    assert recipe.get("prune_batch_size") == (COMPRESSION.prune.batch_size if source == "prune" else None)
-
-
-@pytest.mark.parametrize("name", ["scratch-flip", "lamp-flip"])
-def test_a_network_may_have_the_name_of_a_ranking_or_a_way_of_shrinking(name: str) -> None:
-    recipe = list_recipe(file_of(name, 0.9, 1, source="train"), CHOSEN, PARAMS.train, COMPRESSION)
-
-    assert (recipe["dense"], recipe["scratch_epochs"]) == (name, 0)
-    assert "prune_epochs" not in recipe
+    assert count_epochs(variant, params) == epochs
 
 
-def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own() -> None:
-    prune = replace(COMPRESSION.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3))
-
-    recipes = [list_prune_recipe(name, prune) for name in ("lamp-0.5", "lamp-0.9", "lamp-0.95")]
-
-    assert [recipe["prune_epochs"] for recipe in recipes] == [1, 3, 7]
-    assert [recipe["prune_learning_rates"] for recipe in recipes] == [(0.2, 0.2), (0.1, 0.2), (0.1, 0.3)]
-
-
-def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps() -> None:
-    shrink = replace(COMPRESSION.shrink, macs_shares=(0.5, 0.25), epochs=4)
-
-    assert [count_scratch_epochs(f"scratch-{share}", 7, shrink) for share in (0.5, 0.25)] == [11, 15]
-
-
-def test_the_stage_writes_its_three_files_and_no_others(folder: Path) -> None:
+def test_the_chosen_file_is_copied_byte_for_byte_beside_two_descriptions(
+    folder: Path, contents: dict[str, bytes]
+) -> None:
     stage.main()
 
-    assert {path.name for path in (folder / "data/ship").iterdir()} == DVC_OUTPUTS | {"model_card.md"}
-
-
-def test_the_chosen_file_is_copied_byte_for_byte(folder: Path, contents: dict[str, bytes]) -> None:
-    stage.main()
-
-    assert (folder / "data/ship/model.tflite").read_bytes() == contents["int8"]
+    written = {path.name: path.read_bytes() for path in (folder / "data/ship").iterdir()}
+    assert set(written) == {"model.tflite", "model.json", "model_card.md"}
+    assert written["model.tflite"] == contents["int8"]
 
 
 def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, contents: dict[str, bytes]) -> None:
@@ -359,8 +311,7 @@ def test_accuracy_is_measured_by_running_the_file(folder: Path) -> None:
 
 
 def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compression = replace(COMPRESSION, ship=ShipParams(max_loss=0.0))
-    monkeypatch.setattr(stage, "load_params", lambda **_: compression)
+    set_params(monkeypatch, max_loss=0.0)
 
     stage.main()
 
@@ -369,44 +320,34 @@ def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.Mo
 
 
 def test_test_accuracies_choose_nothing(folder: Path) -> None:
-    path = folder / "data/frontier/frontier.csv"
-    rows = read_csv(path)
-    for index, row in enumerate(rows):
-        row["test_accuracy"] = str(1 / (index + 1))
-    write_csv(path, rows)
+    write_files(test_accuracies=(0.9, 0.8, 0.7, 0.6))
 
     stage.main()
 
     assert read_json(folder / "data/ship/model.json")["name"] == "uniform-0.9"
 
 
-def write_times(folder: Path) -> None:
-    write_latency((folder / "data/export/prune/uniform-0.9/int8.tflite").read_bytes())
-
-
-@pytest.mark.parametrize("change", [lambda _: None, write_times])
-def test_dvc_outputs_are_the_same_bytes_in_every_run_whatever_the_times(
-    folder: Path, change: Callable[[Path], None]
-) -> None:
-    def run() -> dict[str, bytes]:
-        stage.main()
-        return {name: (folder / "data/ship" / name).read_bytes() for name in DVC_OUTPUTS}
-
-    before = run()
-    change(folder)
-
-    assert run() == before
-
-
-def test_the_card_has_the_times_of_the_file_and_versions(folder: Path) -> None:
-    write_times(folder)
+def test_the_card_has_recorded_times_of_this_very_file_and_else_none(folder: Path, contents: dict[str, bytes]) -> None:
+    stage.main()
+    names = ("model.json", "model.tflite")
+    before = [(folder / "data/ship" / name).read_bytes() for name in names]
+    assert "were not measured" in (folder / "data/ship/model_card.md").read_text()
+    times = ("median_ms", "p25_ms", "p75_ms", "batch_32_median_ms", "batch_32_p25_ms", "batch_32_p75_ms")
+    known = dict.fromkeys(times, 0.125) | {"runs": 9, "num_threads": 1, "cpu": "a CPU", "runtime": "a runtime"}
+    known |= {"peak_memory_mib": 60.0, "runtime_memory_mib": 8.0}
+    recorded = {
+        "stages": [],
+        "trainings": {sha256(b"weights").hexdigest(): {"date": "2026-11-23", "python": "3.11"}},
+        "latencies": {sha256(contents["int8"]).hexdigest(): known},
+    }
+    Path("data/recorded_times.json").write_text(json.dumps(recorded))
 
     stage.main()
 
     card = (folder / "data/ship/model_card.md").read_text()
-    assert card.startswith("# uniform-0.9, int8\n")
     assert "0.125 ms for one image" in card
-    assert "ai-edge-litert 2." in card
+    assert "trained on 2026-11-23 with python 3.11." in card
+    assert [(folder / "data/ship" / name).read_bytes() for name in names] == before
 
 
 def test_a_chosen_file_that_is_gone_is_named(folder: Path) -> None:

@@ -31,6 +31,12 @@ def _check_falling(steps: tuple[float, ...]) -> tuple[float, ...]:
     return steps
 
 
+def _check_title(value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise refusal("a name", value)
+    return value
+
+
 def _check_clean_epochs(value: Any, info: ValidationInfo) -> Any:
     """Checks that an epoch is left: else no augmentation would ever be seen."""
     epochs = info.data.get("epochs", 100_000)  # missing where they were refused
@@ -105,8 +111,9 @@ class FilesParams(Section):
 
 
 class DatasetParams(Section):
-    """The data: side of the square images, class names by label, SHA-256 of each file."""
+    """The data: their name, side of the square images, class names by label, SHA-256 of each file."""
 
+    name: Annotated[str, BeforeValidator(_check_title)]
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
     class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
     files: FilesParams

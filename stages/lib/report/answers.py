@@ -1,20 +1,67 @@
 """Answers the questions of the study in sentences that follow from the numbers, whichever way they go. No TensorFlow.
 
-Rows are dicts as `stages.report` reads them; accuracies are fractions in [0, 1]. A difference of accuracies is told in
-points, hundredths of the whole.
+Accuracies are fractions in [0, 1]. A difference of accuracies is told in points, hundredths of the whole.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from stages.lib.network.metrics import is_loss_within
+from stages.lib.results.published import STUDY_TEST_ACCURACY
+from stages.lib.results.rows import KIND_OF, Candidate, ModelFile, PublishedModel, RankedFile
+from stages.lib.results.times import TimedFile
 
-Row = Mapping[str, Any]
+Times = Mapping[tuple[str, str, str], TimedFile]
+"""What the exported files take where that is known, by kind, name and precision."""
 
 CHANCE = 2 * math.sqrt(2)  # standard deviations of one accuracy: twice that of the difference of two
 ALIKE = 1.05  # costs whose ratio is below this are "about as" large
+
+
+@dataclass(frozen=True)
+class MeasuredCandidate(Candidate):
+    """A candidate and what it is worth on test images; `under` holds its accuracy by what distorts them."""
+
+    test_accuracy: float
+    calibration_error: float
+    under: Mapping[str, float]
+    training_seconds: float | None
+
+    @property
+    def published(self) -> float | None:
+        """Returns the test accuracy that the study published of its model of this name, if it did."""
+        return STUDY_TEST_ACCURACY.get((self.model, self.augmentation))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A row of layers.csv of complexity, as far as the report shows it."""
+
+    layer: str
+    kind: str
+    output_shape: str
+    receptive_field_px: float
+    jump_px: float | None
+    macs: int
+    flops: int
+    study_macs: int
+    study_flops: int
+    parameters: int
+    macs_share: float
+    parameters_share: float
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A row of curves.csv: the accuracy of a candidate after an epoch, on images of one split (train or val)."""
+
+    model: str
+    augmentation: str
+    split: str
+    epoch: int
+    accuracy: float
 
 
 def percent(fraction: float) -> str:
@@ -72,12 +119,7 @@ def compute_deviation(accuracy: float, num_images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / num_images)
 
 
-def key_of(row: Row) -> str:
-    """Names a candidate."""
-    return f"{row['model']}-{row['augmentation']}"
-
-
-def answer_shipped(shipped: Row, dense: Row, published: float | None, num_images: int) -> str:
+def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, num_images: int) -> str:
     """Answers what ships.
 
     Args:
@@ -86,14 +128,14 @@ def answer_shipped(shipped: Row, dense: Row, published: float | None, num_images
         published: test accuracy of the study's choice, if this run has a model of that name.
         num_images: of the test images.
     """
-    made = {"train": "dense", "prune": "pruned", "shrink": "shrunk"}[shipped["source"]]
-    gap = compare_accuracy(shipped["test_accuracy"], dense["test_accuracy"])
+    made = KIND_OF[shipped["source"]]
+    gap = compare_accuracy(shipped["test_accuracy"], dense.test_accuracy)
     smaller = compare_cost(
-        shipped["gzip_size_bytes"], dense["gzip_size_bytes"], "smaller than", "larger than", "about as large as"
+        shipped["gzip_size_bytes"], dense.gzip_size_bytes, "smaller than", "larger than", "about as large as"
     )
     text = (
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {percent(shipped['test_accuracy'])} of "
-        f"{num_images:,} test images right, {gap} the dense float32 file of {dense['name']}, the chosen model, and "
+        f"{num_images:,} test images right, {gap} the dense float32 file of {dense.name}, the chosen model, and "
         f"gzipped it is {smaller} that file."
     )
     if published is None:
@@ -104,37 +146,34 @@ def answer_shipped(shipped: Row, dense: Row, published: float | None, num_images
     )
 
 
-def answer_choice(chosen: Row, candidates: Sequence[Row], reason: str) -> str:
+def answer_choice(chosen: MeasuredCandidate, candidates: Sequence[MeasuredCandidate], reason: str) -> str:
     """Answers which model was chosen and why."""
-    better = sum(row["test_accuracy"] > chosen["test_accuracy"] for row in candidates)
+    better = sum(candidate.test_accuracy > chosen.test_accuracy for candidate in candidates)
     if len(candidates) == 1:
         return f"{reason} It is the only candidate."
     rank = "no other does better" if not better else f"{better} of the other {len(candidates) - 1} do better"
-    return f"{reason} On the test images, which chose nothing, it has {percent(chosen['test_accuracy'])}, and {rank}."
+    return f"{reason} On the test images, which chose nothing, it has {percent(chosen.test_accuracy)}, and {rank}."
 
 
-def answer_augmentation(candidates: Sequence[Row], baseline: str | None, num_images: int) -> str:
+def answer_augmentation(candidates: Sequence[MeasuredCandidate], baseline: str | None, num_images: int) -> str:
     """Answers whether augmentation helped. `baseline` is the augmentation that changes nothing, if the run has one."""
-    names = list(dict.fromkeys(row["augmentation"] for row in candidates))
+    names = list(dict.fromkeys(candidate.augmentation for candidate in candidates))
     if baseline is None:
         return "No model of this run was trained without augmentation, so nothing says whether it helped."
     if names == [baseline]:
         return "Every model of this run was trained without augmentation."
-    accuracy = {(row["model"], row["augmentation"]): row for row in candidates}
-    models = list(dict.fromkeys(row["model"] for row in candidates))
+    of = {(candidate.model, candidate.augmentation): candidate for candidate in candidates}
+    models = list(dict.fromkeys(candidate.model for candidate in candidates))
     plain, distorted, mean_gains = [], [], {}
     for name in (name for name in names if name != baseline):
-        gains = [
-            accuracy[model, name]["test_accuracy"] - accuracy[model, baseline]["test_accuracy"] for model in models
-        ]
+        gains = [of[model, name].test_accuracy - of[model, baseline].test_accuracy for model in models]
         mean_gains[name] = mean(gains)
         better = sum(gain > 0 for gain in gains)
         plain.append(f"{name} {describe_change(mean(gains))} (better for {better} of {len(models)})")
-        under = f"test_accuracy_under_{name}"
-        if under in accuracy[models[0], name]:  # an augmentation that changes nothing distorts nothing either
-            gain = mean(accuracy[model, name][under] - accuracy[model, baseline][under] for model in models)
+        if name in of[models[0], name].under:  # an augmentation that changes nothing distorts nothing either
+            gain = mean(of[model, name].under[name] - of[model, baseline].under[name] for model in models)
             distorted.append(f"{name} {describe_change(gain)}")
-    noise = compute_deviation(mean(row["test_accuracy"] for row in candidates), num_images)
+    noise = compute_deviation(mean(candidate.test_accuracy for candidate in candidates), num_images)
     under_distortion = (
         f" On test images distorted in the way that the model was trained for, {join(distorted)}." if distorted else ""
     )
@@ -159,70 +198,72 @@ def name_helpful(gains: Mapping[str, float], deviation: float) -> str:
     return join(parts) if parts else "augmentation did not help"
 
 
-def answer_receptive_field(chosen: Row, costs: Mapping[str, Row], candidates: Sequence[Row], image_size_px: int) -> str:
+def answer_receptive_field(chosen: Candidate, candidates: Sequence[Candidate], image_size_px: int) -> str:
     """Answers how much a unit sees, and whether models whose units see more are more accurate."""
-    size = chosen["receptive_field_px"]
-    best = {name: max(row["val_accuracy"] for row in candidates if row["model"] == name) for name in costs}
-    sizes = sorted({cost["receptive_field_px"] for cost in costs.values()})
-    top = [max(best[name] for name in costs if costs[name]["receptive_field_px"] == size) for size in sizes]
+    sizes = sorted({candidate.receptive_field_px for candidate in candidates})
+    best = [max(one.val_accuracy for one in candidates if one.receptive_field_px == size) for size in sizes]
     text = (
-        f"In {chosen['model']}, the last layer on a grid sees {size:.0f} x {size:.0f} of the {image_size_px} x "
-        f"{image_size_px} pixels; what comes after it sees the whole image."
+        f"In {chosen.model}, the last layer on a grid sees {chosen.receptive_field_px} x {chosen.receptive_field_px} "
+        f"of the {image_size_px} x {image_size_px} pixels; what comes after it sees the whole image."
     )
     if len(sizes) == 1:
         return text
-    listed = join([f"{percent(accuracy)} at {px:.0f} px" for px, accuracy in zip(sizes, top, strict=True)])
-    rises = "rises" if top == sorted(top) else "does not always rise"
+    listed = join([f"{percent(accuracy)} at {px} px" for px, accuracy in zip(sizes, best, strict=True)])
+    rises = "rises" if best == sorted(best) else "does not always rise"
     return (
         f"{text} The best validation accuracy {rises} with the receptive field ({listed}), but these models differ in "
         "more than that."
     )
 
 
-def answer_arithmetic(model: str, layers: Sequence[Row]) -> str:
+def answer_arithmetic(model: str, layers: Sequence[Layer]) -> str:
     """Answers which layers of a model hold its MACs, and which its parameters."""
-    ranked = sorted(layers, key=lambda row: -row["macs"])
-    shares, count = [row["macs_share"] for row in ranked], 1
+    ranked = sorted(layers, key=lambda layer: -layer.macs)
+    shares, count = [layer.macs_share for layer in ranked], 1
     while sum(shares[:count]) < 0.75 and count < len(shares):  # as few layers as hold three quarters
         count += 1
-    heavy = max(layers, key=lambda row: row["parameters"])
-    total = sum(row["macs"] for row in layers)
-    names = join([row["layer"] for row in ranked[:count]])
+    heavy = max(layers, key=lambda layer: layer.parameters)
+    names = join([layer.layer for layer in ranked[:count]])
     return (
-        f"{model} takes {total:,.0f} MACs for an image: {names} take{'s' if count == 1 else ''} "
-        f"{100 * sum(shares[:count]):.0f} % of them. {heavy['layer']} holds {100 * heavy['parameters_share']:.0f} % of "
-        f"the parameters and takes {100 * heavy['macs_share']:.0f} % of the MACs."
+        f"{model} takes {sum(layer.macs for layer in layers):,} MACs for an image: {names} take"
+        f"{'s' if count == 1 else ''} {100 * sum(shares[:count]):.0f} % of them. {heavy.layer} holds "
+        f"{100 * heavy.parameters_share:.0f} % of the parameters and takes {100 * heavy.macs_share:.0f} % of the MACs."
     )
 
 
-def answer_pruning(rows: Sequence[Row], max_loss: float, num_images: int) -> str:
-    """Answers what pruning gave. The first row is the dense model; `max_loss` is what a shipped file may lose."""
-    dense, *pruned = rows
+def answer_pruning(files: Sequence[ModelFile], max_loss: float, num_images: int) -> str:
+    """Answers what pruning gave. The first is the dense model; `max_loss` is what a shipped file may lose."""
+    dense, *pruned = files
     sentences = []
-    for ranking in dict.fromkeys(row["ranking"] for row in pruned):
-        steps = [row for row in pruned if row["ranking"] == ranking]
-        good = [row for row in steps if is_loss_within(dense["val_accuracy"], row["val_accuracy"], max_loss)]
+    for ranking in dict.fromkeys(file.way for file in pruned):
+        steps = [file for file in pruned if file.way == ranking]
+        good = [file for file in steps if count_lost_points(dense, file) <= 100 * max_loss]
         if not good:
             sentences.append(f"{ranking} loses more than that at each of its sparsities")
             continue
-        best = max(good, key=lambda row: row["target"])
-        smaller = compare_cost(best["gzip_size_bytes"], dense["gzip_size_bytes"], "smaller", "larger", "about as large")
+        best = max(good, key=lambda file: float(file.target))
+        smaller = compare_cost(best.gzip_size_bytes, dense.gzip_size_bytes, "smaller", "larger", "about as large")
         sentences.append(
-            f"{ranking} reaches {100 * best['target']:g} % zeros: {percent(best['test_accuracy'])} of the test images "
-            f"right, {compare_accuracy(best['test_accuracy'], dense['test_accuracy'])} before, and its gzipped model "
-            f"file is {smaller}"
+            f"{ranking} reaches {100 * float(best.target):g} % zeros: {percent(best.test_accuracy)} of the test images "
+            f"right, {compare_accuracy(best.test_accuracy, dense.test_accuracy)} before, and its gzipped model file is "
+            f"{smaller}"
         )
     text = f"With at most {100 * max_loss:g} points of validation accuracy lost, {'; '.join(sentences)}."
-    target = max(row["target"] for row in pruned)
-    last = sorted((row for row in pruned if row["target"] == target), key=lambda row: -row["test_accuracy"])
+    target = max(pruned, key=lambda file: float(file.target)).target
+    last = sorted((file for file in pruned if file.target == target), key=lambda file: -file.test_accuracy)
     if len(last) > 1:
-        gap = last[0]["test_accuracy"] - last[-1]["test_accuracy"]
+        gap = last[0].test_accuracy - last[-1].test_accuracy
         text += (
-            f" At {100 * target:g} % zeros, {last[0]['ranking']} has "
-            f"{compare_accuracy(last[0]['test_accuracy'], last[-1]['test_accuracy'])} {last[-1]['ranking']} on the "
-            f"test images{describe_chance(gap, dense['test_accuracy'], num_images)}."
+            f" At {100 * float(target):g} % zeros, {last[0].way} has "
+            f"{compare_accuracy(last[0].test_accuracy, last[-1].test_accuracy)} {last[-1].way} on the test images"
+            f"{describe_chance(gap, dense.test_accuracy, num_images)}."
         )
     return text
+
+
+def count_lost_points(before: ModelFile, after: ModelFile) -> float:
+    """Counts the points of validation accuracy that were lost, without the traces of binary rounding."""
+    return round(100 * (before.val_accuracy - after.val_accuracy), 6)
 
 
 def describe_chance(gap: float, accuracy: float, num_images: int) -> str:
@@ -234,69 +275,74 @@ def describe_chance(gap: float, accuracy: float, num_images: int) -> str:
     return f" (which may be chance: it is below {limit:.2f} points)" if 0 < points < limit else ""
 
 
-def answer_shrinking(rows: Sequence[Row], num_images: int) -> str:
-    """Answers what shrinking gave. The first row is the whole model; the others are ways and shares of the MACs."""
-    whole, *shrunk = rows
+def answer_shrinking(files: Sequence[ModelFile], num_images: int) -> str:
+    """Answers what shrinking gave. The first is the whole model; the others are ways and shares of the MACs."""
+    whole, *shrunk = files
     sentences = []
-    for target in dict.fromkeys(row["target"] for row in shrunk):
-        ways = sorted((row for row in shrunk if row["target"] == target), key=lambda row: -row["test_accuracy"])
+    for target in dict.fromkeys(file.target for file in shrunk):
+        ways = sorted((file for file in shrunk if file.target == target), key=lambda file: -file.test_accuracy)
         best, worst = ways[0], ways[-1]
         text = (
-            f"At {100 * best['macs_share']:.1f} % of the MACs, {best['filters']} has {percent(best['test_accuracy'])} "
-            "of the test images right, "
-            f"{compare_accuracy(best['test_accuracy'], whole['test_accuracy'])} the whole model"
+            f"At {100 * share_macs(best, whole):.1f} % of the MACs, {best.way} has {percent(best.test_accuracy)} of "
+            f"the test images right, {compare_accuracy(best.test_accuracy, whole.test_accuracy)} the whole model"
         )
         if len(ways) > 1:
-            gap = best["test_accuracy"] - worst["test_accuracy"]
-            chance = describe_chance(gap, whole["test_accuracy"], num_images)
-            compared = compare_accuracy(best["test_accuracy"], worst["test_accuracy"])
-            text += f", and {compared} {worst['filters']}, the last of {len(ways)} ways{chance}"
+            gap = best.test_accuracy - worst.test_accuracy
+            chance = describe_chance(gap, whole.test_accuracy, num_images)
+            compared = compare_accuracy(best.test_accuracy, worst.test_accuracy)
+            text += f", and {compared} {worst.way}, the last of {len(ways)} ways{chance}"
         sentences.append(f"{text}.")
     return " ".join(sentences)
 
 
-def answer_frontier(rows: Sequence[Row]) -> str:
-    """Answers which files give the most for their cost, and where published models stand. Rows are of frontier.csv."""
-    ours = [row for row in rows if row["kind"] != "published"]
-    published = [row for row in rows if row["kind"] == "published"]
-    front = [row for row in ours if row["is_on_size_front"]]
-    smallest = min(front, key=lambda row: row["gzip_size_bytes"])
-    best = max(ours, key=lambda row: row["test_accuracy"])
+def share_macs(file: ModelFile, whole: ModelFile) -> float:
+    """Returns the share of the MACs of the whole model that a shrunk one has."""
+    return file.macs / whole.macs
+
+
+def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedModel]) -> str:
+    """Answers which of our files give the most for their cost, and where models stand that others published."""
+    front = [file for file in ours if file.is_on_size_front]
+    smallest = min(front, key=lambda file: file.gzip_size_bytes)
+    best = max(ours, key=lambda file: file.test_accuracy)
     text = (
         f"{len(front)} of {len(ours)} model files are beaten by no other on the validation images at their gzipped "
-        f"size; the smallest of these is {smallest['name']} in {smallest['precision']} with "
-        f"{smallest['gzip_size_bytes'] / 1000:,.0f} kB and {percent(smallest['test_accuracy'])} of the test images "
+        f"size; the smallest of these is {smallest.name} in {smallest.precision} with "
+        f"{smallest.gzip_size_bytes / 1000:,.0f} kB and {percent(smallest.test_accuracy)} of the test images "
         "right."
     )
     if not published:
         return text
-    ahead = [row for row in published if row["test_accuracy"] > best["test_accuracy"]]
-    cheaper = [row["name"] for row in ahead if row["parameters"] <= best["parameters"]]
+    ahead = [file for file in published if file.test_accuracy > best.test_accuracy]
+    cheaper = [file.name for file in ahead if file.parameters <= best.parameters]
     text += (
         f" Of {len(published)} results beside them that others published, on Fashion-MNIST, {len(ahead)} "
         f"{'is' if len(ahead) == 1 else 'are'} more accurate than the best file here on the test images "
-        f"({percent(best['test_accuracy'])})"
+        f"({percent(best.test_accuracy)})"
     )
     if ahead:
-        named = [f"{row['name']} ({percent(row['test_accuracy'])})" for row in ahead]
-        text += f": {join(named)}"
+        text += f": {join([f'{file.name} ({percent(file.test_accuracy)})' for file in ahead])}"
         text += f"; {join(cheaper)} with no more parameters" if cheaper else ""
     return f"{text}."
 
 
-def answer_curves(chosen: str, curves: Mapping[str, Sequence[Row]]) -> str:
-    """Answers how training went. `curves` holds by candidate a row an epoch: epoch, train and val accuracy."""
-    last = curves[chosen][-1]
-    still = sum(rows[-1]["val"] >= max(row["val"] for row in rows) for rows in curves.values())
+def answer_curves(chosen: Candidate, curves: Sequence[CurvePoint]) -> str:
+    """Answers how training went."""
+    by_candidate: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for point in curves:
+        splits = by_candidate.setdefault((point.model, point.augmentation), {"train": [], "val": []})
+        splits[point.split].append(point.accuracy)
+    of_chosen = by_candidate[chosen.model, chosen.augmentation]
+    train, val = of_chosen["train"][-1], of_chosen["val"][-1]
+    still = sum(splits["val"][-1] >= max(splits["val"]) for splits in by_candidate.values())
     return (
-        f"After {last['epoch']:.0f} epochs {chosen} gets {percent(last['train'])} of the training images (as "
-        f"augmented) and {percent(last['val'])} of the validation images right, "
-        f"{compare_accuracy(last['val'], last['train'])} on those. "
-        f"{still} of {len(curves)} candidates were at their best on validation images in the last epoch."
+        f"After {len(of_chosen['val'])} epochs {chosen.key} gets {percent(train)} of the training images (as "
+        f"augmented) and {percent(val)} of the validation images right, {compare_accuracy(val, train)} on those. "
+        f"{still} of {len(by_candidate)} candidates were at their best on validation images in the last epoch."
     )
 
 
-def answer_classes(shipped: Row) -> str:
+def answer_classes(shipped: Mapping[str, Any]) -> str:
     """Answers at which classes the shipped file is good, and what it takes for what."""
     ranked = sorted(shipped["classes"], key=lambda row: row["recall"])
     confused = [f"{row['actual']} taken for {row['predicted']} ({row['images']})" for row in shipped["most_confused"]]
@@ -307,7 +353,7 @@ def answer_classes(shipped: Row) -> str:
     )
 
 
-def answer_confidence(shipped: Row, chosen: str, calibration_error: float) -> str:
+def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error: float) -> str:
     """Answers how well the confidence of the shipped file fits, beside the calibration error of the chosen model."""
     gap = round(100 * (shipped["mean_confidence"] - shipped["test_accuracy"]), 2)
     trust = "too little" if gap < 0 else "too much"
@@ -344,29 +390,28 @@ def tell_shipped_time(shipped_ms: float | None, dense_ms: float | None) -> str:
     return f"One image takes it {shipped_ms:.3f} ms on one thread, {faster} the dense float32 file."
 
 
-def tell_pruned_times(times: Mapping[tuple[str, str, str], Row], dense: str) -> str:
-    """Tells what zeros did to the time of an image. Keys of `times` are kind, name and precision."""
+def tell_pruned_times(times: Times, dense: str) -> str:
+    """Tells what zeros did to the time of an image."""
     parts = []
     for precision in ("float32", "int8"):
-        pruned = [row["median_ms"] for (kind, _, p), row in times.items() if kind == "pruned" and p == precision]
-        row = times.get(("dense", dense, precision))
-        if pruned and row:
-            how = compare_cost(median(pruned), row["median_ms"], "faster than", "slower than", "about as fast as")
+        pruned = [file.median_ms for (kind, _, p), file in times.items() if kind == "pruned" and p == precision]
+        whole = times.get(("dense", dense, precision))
+        if pruned and whole:
+            how = compare_cost(median(pruned), whole.median_ms, "faster than", "slower than", "about as fast as")
             parts.append(
                 f"in {precision} the pruned files are {how} the dense one ({median(pruned):.3f} ms at the median)"
             )
     return f"Time for an image: {join(parts)}." if parts else "Times were not measured here."
 
 
-def tell_shrunk_times(shrunk: Sequence[Row], times: Mapping[tuple[str, str, str], Row], dense: str) -> str:
+def tell_shrunk_times(shrunk: Sequence[ModelFile], times: Times, dense: str) -> str:
     """Tells what fewer filters did to the time of an image, in float32, for the smallest share of the MACs."""
-    least = min(shrunk, key=lambda row: row["macs"])
-    name = f"{least['filters']}-{least['target']}"
-    small, whole = times.get(("shrunk", name, "float32")), times.get(("dense", dense, "float32"))
+    least = min(shrunk, key=lambda file: file.macs)
+    small, whole = times.get(("shrunk", least.name, "float32")), times.get(("dense", dense, "float32"))
     if not small or not whole:
         return "Times were not measured here."
-    how = compare_cost(small["median_ms"], whole["median_ms"], "faster than", "slower than", "about as fast as")
+    how = compare_cost(small.median_ms, whole.median_ms, "faster than", "slower than", "about as fast as")
     return (
-        f"With {whole['macs'] / small['macs']:.1f} times fewer MACs, {name} in float32 is {how} the whole model "
-        f"({small['median_ms']:.3f} ms an image)."
+        f"With {1 / share_macs(small, whole):.1f} times fewer MACs, {least.name} in float32 is {how} the whole model "
+        f"({small.median_ms:.3f} ms an image)."
     )

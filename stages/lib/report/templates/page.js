@@ -39,30 +39,50 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
-// A quick tooltip, also for fingers, in the place of the browser's slow one.
+// Tooltips for pointers, fingers and keys: a chart says on each mark what it stands for.
+const MARKS = '[role="graphics-symbol"]:not(g, [aria-roledescription="line mark"])';
 const tip = document.createElement("div");
 tip.className = "tip";
+tip.role = "status";
 tip.hidden = true;
-tip.ariaHidden = "true"; // it repeats what the tables say
 document.body.append(tip);
+let shown = null;
 
-for (const title of document.querySelectorAll(".mark title")) {
-  title.parentElement.dataset.tip = title.textContent;
-  title.remove();
+function showMark(mark) {
+  shown?.classList.remove("shown");
+  shown = mark;
+  tip.hidden = !mark;
+  if (!mark) return;
+  mark.classList.add("shown");
+  const parts = mark.getAttribute("aria-label").split("; ").filter((part) => !/: (null|undefined)?$/.test(part));
+  tip.textContent = parts.join("\n");
+  const box = mark.getBoundingClientRect();
+  const left = box.left + box.width / 2 - tip.offsetWidth / 2;
+  const widest = document.documentElement.clientWidth - tip.offsetWidth - 8;
+  const top = box.top > tip.offsetHeight + 12 ? box.top - tip.offsetHeight - 8 : box.bottom + 8;
+  tip.style.left = `${scrollX + Math.max(8, Math.min(left, widest))}px`;
+  tip.style.top = `${scrollY + top}px`;
 }
 
 document.addEventListener("pointerover", (event) => {
-  const text = event.target instanceof Element ? event.target.closest("[data-tip]")?.dataset.tip : undefined;
-  tip.hidden = text === undefined;
-  if (text === undefined) return;
-  tip.textContent = text;
-  const mark = event.target.getBoundingClientRect();
-  const left = mark.left + mark.width / 2 - tip.offsetWidth / 2;
-  const widest = document.documentElement.clientWidth - tip.offsetWidth - 8;
-  const top = mark.top > tip.offsetHeight + 12 ? mark.top - tip.offsetHeight - 8 : mark.bottom + 8;
-  tip.style.left = `${scrollX + Math.max(8, Math.min(left, widest))}px`;
-  tip.style.top = `${scrollY + top}px`;
+  showMark(event.target instanceof Element ? event.target.closest(`.chart ${MARKS}`) : null);
 });
+
+for (const chart of document.querySelectorAll(".chart")) {
+  const marks = [...chart.querySelectorAll(MARKS)];
+  const steps = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
+  chart.tabIndex = 0;
+  chart.addEventListener("focus", () => chart.matches(":focus-visible") && showMark(marks[0]));
+  chart.addEventListener("blur", () => showMark(null));
+  chart.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") showMark(null);
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const mark = marks.at((marks.indexOf(shown) + steps[event.key]) % marks.length);
+    mark.scrollIntoView({ block: "nearest", inline: "nearest" });
+    showMark(mark);
+  });
+}
 
 // Paper shows everything.
 let opened = [];

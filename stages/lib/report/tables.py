@@ -1,0 +1,242 @@
+"""Makes the rows of the page's tables out of what was measured: a dict for each row. No TensorFlow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times, percent, share_macs
+from stages.lib.results.published import STUDY_CHOICE
+from stages.lib.results.rows import KernelZeros, LayerMacs, ModelFile, PublishedModel, RankedFile
+from stages.lib.results.times import NOT_VERSIONS
+
+Rows = list[dict[str, Any]]
+
+NOT_MEASURED = "not measured here"
+SHOWN_POINTS = 8  # of percent below the best test accuracy of ours; the charts leave out what is worse
+
+
+def list_replaced(found: Any) -> Rows:
+    """Lists what the shipped file replaces, and that file last; what is unknown is None."""
+    columns = ("test_accuracy", "size_bytes", "gzip_size_bytes", "parameters", "macs")
+    chosen, shipped = found.chosen.key, found.shipped
+    rows: Rows = []
+    if found.published is not None:
+        study = f"{'-'.join(STUDY_CHOICE)}, the study's choice as published"
+        rows = [dict.fromkeys(columns) | {"name": study, "test_accuracy": found.published, "median_ms": ""}]
+    for name, values, milliseconds in (
+        (f"{chosen}, chosen, dense float32", vars(found.dense), found.dense_ms),
+        (f"{shipped['name']}, {shipped['precision']}, ships", shipped, found.shipped_ms),
+    ):
+        rows.append({"name": name, "median_ms": milliseconds, **{column: values[column] for column in columns}})
+    return rows
+
+
+def list_facts(found: Any) -> Rows:
+    """Lists seed, data, versions and hardware; what belongs to another machine says that it was not measured here."""
+    made, timed = found.environment, next(iter(found.times.values()), None)
+    facts = {
+        "seed": str(found.seed),
+        "test images": f"{found.num_images:,}",
+        "SHA-256 of the shipped file": found.shipped["sha256"],
+    }
+    if made:
+        facts["date of the training"] = made["date"]
+        facts["hardware of the training"] = f"{made['num_cpus']} cores, {made['cpu']}, {made['policy']}"
+        facts |= list_versions(made)
+    else:
+        facts["date, hardware and versions of the training"] = NOT_MEASURED
+    facts["times of the files"] = f"{timed.cpu}, {timed.num_threads} thread" if timed else NOT_MEASURED
+    if found.stages:
+        facts["all stages together"] = f"{sum(stage.seconds for stage in found.stages) / 60:.1f} minutes"
+    return [{"what": name, "value": value} for name, value in facts.items()]
+
+
+def list_versions(made: Mapping[str, Any]) -> dict[str, str]:
+    """Lists the versions in what is known of a training."""
+    return {name: value for name, value in made.items() if name not in NOT_VERSIONS}
+
+
+def list_classes(shipped: Mapping[str, Any], recall_of_chosen: Mapping[str, float]) -> Rows:
+    """Lists the classes of the shipped file, each with its recall in the chosen model."""
+    return [{**row, "recall_of_chosen": recall_of_chosen.get(row["class"])} for row in shipped["classes"]]
+
+
+def list_candidates(candidates: Sequence[MeasuredCandidate], chosen: MeasuredCandidate) -> Rows:
+    """Lists all candidates for a chart that shows which is chosen."""
+    return [{**asdict(candidate), "is_chosen": candidate == chosen} for candidate in candidates]
+
+
+def list_accuracies(candidates: Sequence[MeasuredCandidate]) -> Rows:
+    """Lists the test accuracies of all candidates: a row for each kind of images."""
+    return [
+        {"model": candidate.model, "augmentation": candidate.augmentation, "images": images, "accuracy": accuracy}
+        for candidate in candidates
+        for images, accuracy in _list_accuracies(candidate).items()
+    ]
+
+
+def list_distortions(candidates: Sequence[MeasuredCandidate]) -> Rows:
+    """Lists the test accuracies of all candidates: a row for each of them."""
+    return [{"key": candidate.key, **_list_accuracies(candidate)} for candidate in candidates]
+
+
+def _list_accuracies(candidate: MeasuredCandidate) -> dict[str, float]:
+    distorted = {f"under {name}": accuracy for name, accuracy in candidate.under.items()}
+    return {"as they are": candidate.test_accuracy, **distorted}
+
+
+def list_epochs(curves: Sequence[CurvePoint]) -> Rows:
+    """Lists the epochs of all candidates: accuracy on `train` and on `val` images."""
+    epochs: dict[tuple[str, int], dict[str, Any]] = {}
+    for point in curves:
+        key = f"{point.model}-{point.augmentation}"
+        epochs.setdefault((key, point.epoch), {"key": key, "epoch": point.epoch})[point.split] = point.accuracy
+    return list(epochs.values())
+
+
+def list_grids(layers: Mapping[str, Sequence[Layer]]) -> Rows:
+    """Lists the layers on a grid, convolutions and pools, of all models; a model without convolutions has none."""
+    rows: Rows = []
+    for model, of_model in layers.items():
+        grid = [layer for layer in of_model if layer.kind in ("conv", "max_pool") and layer.jump_px is not None]
+        for depth, layer in enumerate(grid, start=1):
+            name, output = f"{model}, {layer.layer}", layer.output_shape.replace("x", " x ")
+            rows.append({**asdict(layer), "model": model, "depth": depth, "name": name, "output": output})
+    return rows
+
+
+def list_pruned(files: Sequence[ModelFile], epochs: Mapping[float, int]) -> Rows:
+    """Lists the dense model, which comes first, and all pruned ones with the epochs of their own fine-tuning."""
+    dense, *pruned = files
+    return [
+        {**asdict(dense), "epochs": None},
+        *[{**asdict(file), "epochs": epochs[float(file.target)]} for file in pruned],
+    ]
+
+
+def list_zeros(zeros: Sequence[KernelZeros]) -> Rows:
+    """Lists the share of zeros by kernel, a row for each pruned model."""
+    rows: dict[str, dict[str, Any]] = {}
+    for kernel in zeros:
+        name = f"{kernel.ranking}-{kernel.target}"
+        rows.setdefault(name, {"name": name})[kernel.layer] = kernel.sparsity
+    return list(rows.values())
+
+
+def list_shrunk(files: Sequence[ModelFile], times: Times) -> Rows:
+    """Lists the whole model, which comes first, and all shrunk ones, with the time of an image by precision."""
+    return [
+        {
+            **asdict(file),
+            "share": share_macs(file, files[0]),
+            **{precision: find_ms(file, times, precision) for precision in ("float32", "int8")},
+        }
+        for file in files
+    ]
+
+
+def list_files(files: Sequence[RankedFile], published: Sequence[PublishedModel], times: Times) -> Rows:
+    """Lists our files, with the time of an image, and what others published; "" stands where none can be timed."""
+    unknown = dict.fromkeys(("val_accuracy", "gzip_size_bytes"))
+    return [
+        *[
+            {
+                **asdict(file),
+                "label": file.label,
+                "median_ms": find_ms(file, times, file.precision) if file.format == "tflite" else "",
+            }
+            for file in files
+        ],
+        *[
+            {
+                **asdict(model),
+                **unknown,
+                "label": model.name,
+                "kind": "published",
+                "precision": "float32",
+                "median_ms": "",
+            }
+            for model in published
+        ],
+    ]
+
+
+def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
+    """Lists results for a chart that shows which of them is shipped."""
+    wanted = (shipped["name"], shipped["precision"], "tflite")
+    points = [row if isinstance(row, dict) else asdict(row) for row in rows]
+    return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in points]
+
+
+def find_floor(files: Sequence[RankedFile]) -> float:
+    """Finds the test accuracy below which the charts of the front leave results out."""
+    return max(file.test_accuracy for file in files) - SHOWN_POINTS / 100
+
+
+def find_ms(file: ModelFile, times: Times, precision: str) -> float | None:
+    """Finds the time of an image, in milliseconds, of a model in a precision."""
+    timed = times.get((file.kind, file.name, precision))
+    return timed.median_ms if timed else None
+
+
+def list_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequence[str]) -> Rows:
+    """Lists the confusion matrix: a row for each actual class, by predicted class; None where no image was."""
+    return [
+        {"actual": actual, **{predicted: confusion.get((actual, predicted)) for predicted in class_names}}
+        for actual in class_names
+    ]
+
+
+def list_heavy_layers(layers: Sequence[Layer]) -> Rows:
+    """Lists the layers that compute."""
+    return [asdict(layer) for layer in layers if layer.macs]
+
+
+def list_costs(costs: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Lists what complexity counted, a row for each model."""
+    return [{"model": model, **cost} for model, cost in costs.items()]
+
+
+def list_columns(rows: Rows, first: str, unit: str) -> list[tuple[str, ...]]:
+    """Lists the columns of a table whose rows all have the same keys: a name, and values in one unit."""
+    name, *others = rows[0]
+    return [(first, name), *[(other, other, unit) for other in others]]
+
+
+def find_range(rows: Rows) -> tuple[float, float]:
+    """Finds the least and the greatest value of such a table."""
+    values = [value for row in rows for value in row.values() if not isinstance(value, str)]
+    return min(values), max(values)
+
+
+def find_most_confused(confusion: Mapping[tuple[str, str], int]) -> int:
+    """Finds how often the most frequent mistake was made; at least 1."""
+    return max((count for (actual, predicted), count in confusion.items() if actual != predicted), default=1)
+
+
+def label_shipped(shipped: Mapping[str, Any]) -> str:
+    """Names the shipped file as `ModelFile.label` does."""
+    return f"{shipped['name']}{' int8' if shipped['precision'] == 'int8' else ''}"
+
+
+def describe_fields(grids: Rows) -> str:
+    """Describes the receptive field at the end of each model in words, for who does not see the chart."""
+    last = {row["model"]: row for row in grids}
+    return ", ".join(f"{row['receptive_field_px']:.0f} px in {model}" for model, row in last.items())
+
+
+def describe_layers(layers: Sequence[LayerMacs]) -> str:
+    """Describes the MACs of each layer before and after shrinking in words, for who does not see the chart."""
+    macs: dict[str, list[str]] = {}
+    for layer in layers:
+        macs.setdefault(layer.layer, []).append(f"{layer.macs / 1e6:.3g}")
+    return ", ".join(f"{name} {' to '.join(millions)}" for name, millions in macs.items())
+
+
+def describe_shares(rows: Sequence[Any], name: str, share: str) -> str:
+    """Describes fractions in words, for who does not see their chart.
+
+    >>> describe_shares([{"class": "Bag", "recall": 0.985}], "class", "recall")
+    'Bag 98.50 %'
+    """
+    return ", ".join(f"{row[name]} {percent(row[share])}" for row in rows)
