@@ -69,7 +69,7 @@ FILTERS_OR_UNITS = "a list of integers from 1 to 1000000"
 
 @cache
 def committed() -> Any:
-    """Reads the committed parameters but `search`: tests/test_search_params.py."""
+    """Reads the committed parameters but `search`: tests/test_search_space.py."""
     content = YAML(typ="safe").load(COMMITTED)
     del content["search"]
     return content
