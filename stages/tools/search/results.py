@@ -21,12 +21,6 @@ from stages.tools.search.space import FloatRange, Range
 from stages.tools.search.study import ENDED, OUTPUT
 
 
-def find_best(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Finds the trial with the highest accuracy, of equals the first; None without a whole one."""
-    whole = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return max(whole, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
-
-
 def format_trial(trial: FrozenTrial) -> str:
     """Writes a trial that ended as a line."""
     seconds = trial.duration.total_seconds() if trial.duration else 0.0
@@ -39,11 +33,11 @@ def format_trial(trial: FrozenTrial) -> str:
 
 
 def print_best(study: optuna.Study) -> None:
-    """Prints the best trial, and how to have it."""
-    best = find_best(study.get_trials(states=ENDED))
-    if best is None:
+    """Prints the best trial, of equals the first, and how to have it."""
+    if not study.best_trials:
         print("no trial trained to its end: widen search.space, or raise search.startup_trials")
         return
+    best = study.best_trials[0]
     name, place = best.user_attrs["experiment"], best.user_attrs["place"]
     print(f"best: {format_trial(best)}")
     if not has_experiment(name, best.user_attrs["commit"]):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from stages.lib.errors import UserError
 from stages.tools.search.clone import FOLDER
-from stages.tools.search.results import find_best, format_trial
+from stages.tools.search.results import format_trial
 from stages.tools.search.study import ENDED, open_study, put_back
 from stages.tools.search.trial import POLL_SECONDS, Job, StoppedError, SurplusError, run_trial
 
@@ -84,12 +84,11 @@ def watch(study: optuna.Study, num_trials: int, workers: Sequence[Future[None]])
         while not is_last:
             done, running = wait(workers, POLL_SECONDS, FIRST_EXCEPTION)
             is_last = not running or any(worker.exception() for worker in done)
-            ended = study.get_trials(deepcopy=False, states=ENDED)
-            for trial in ended:
+            for trial in study.get_trials(deepcopy=False, states=ENDED):
                 if trial.number not in shown:
                     shown.add(trial.number)
                     bar.write(format_trial(trial), file=sys.stdout)
                     sys.stdout.flush()
                     bar.update()
-            if best := find_best(ended):
+            for best in study.best_trials[:1]:
                 bar.set_postfix(best=f"{100 * float(best.value or 0):.2f} %")
