@@ -82,9 +82,9 @@ def edit_params(folder: Path, **sections: Any) -> None:
     path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
-def list_stages_to_run(folder: Path) -> list[str]:
-    """Lists the stages that `dvc repro` would run now, without running them."""
-    printed = dvc(folder, "repro", "--dry")
+def list_stages_to_run(folder: Path, *options: str) -> list[str]:
+    """Lists the stages that `dvc repro` with these options would run now, without running them."""
+    printed = dvc(folder, "repro", "--dry", *options)
     return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,94 +14,119 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.running import runner
-from stages.lib.running.guard import hold_lock
-from stages.lib.running.runner import run_stage
+from stages.lib.running.guard import hold_lock, name_lock
+from stages.lib.running.runner import name_stage, run_stage
 
 ROOT = Path(__file__).parents[1]
+SECOND_WORKER = {"cluster": {"worker": ["host0:1", "host1:1"]}, "task": {"type": "worker", "index": 1}}
 
 
-def run_failing(error: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a stage that raises `error`, a Python expression, as a process of its own."""
-    (folder / "fail.py").write_text(
-        "from stages.lib.errors import UserError\n"
-        "from stages.lib.running.runner import run_stage\n"
-        "def main():\n"
-        f"    raise {error}\n"
-        "run_stage(main)\n"
+@pytest.fixture(autouse=True)
+def stage(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Is the name of the stage that this process seems to run, in an empty folder."""
+    assert tmp_dir.is_dir()
+    monkeypatch.setattr(sys, "argv", ["stages/train.py", "third", "none"])
+    return "train@third-none"
+
+
+def do_nothing() -> None:
+    """Does the work of a stage."""
+
+
+def failing(error: BaseException) -> Callable[[], None]:
+    """Is the work of a stage that fails."""
+
+    def main() -> None:
+        raise error
+
+    return main
+
+
+def refuse_lock(stage: str) -> None:
+    """Asserts that the lock of a stage is held."""
+    with pytest.raises(UserError, match="already running"), hold_lock(name_lock(stage), stage):
+        pass
+
+
+def list_files() -> list[str]:
+    return sorted(str(path) for path in Path("data").rglob("*") if path.is_file())
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (UserError("train.epochs: got 0"), "error: train.epochs: got 0"),
+        (UserError("no source:\n  - one\n  - two"), "error: no source:\n  - one\n  - two"),
+        *(
+            (
+                OSError(number, "No", "data/x"),
+                f"error: [Errno {number}] No: 'data/x'; mend it and run `dvc repro` again",
+            )
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+        ),
+    ],
+)
+def test_what_the_user_can_mend_is_one_message_and_leaves_no_record(error: Exception, message: str, stage: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_stage(failing(error))
+
+    assert caught.value.code == message  # which Python prints, and then exits with status 1
+    assert list_files() == [f"data/running/{stage}"]
+
+
+def test_ctrl_c_is_a_line_that_says_how_to_go_on(capsys: pytest.CaptureFixture[str], stage: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_stage(failing(KeyboardInterrupt()))
+
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == (
+        "interrupted: `dvc repro` goes on with this stage; a training resumes after its last finished epoch\n"
     )
-    return subprocess.run(
-        [sys.executable, "fail.py"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
+    assert list_files() == [f"data/running/{stage}"]
+
+
+def test_ctrl_c_while_a_stage_still_imports_is_a_line_too(tmp_dir: Path) -> None:
+    (tmp_dir / "numpy.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-m", "stages.prepare"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_dir)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background has none
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, shown = process.communicate(timeout=20)
+
+    assert (process.returncode, shown) == (-signal.SIGINT, "interrupted: nothing was changed\n")
 
 
-@pytest.mark.parametrize(
-    ("error", "status", "message"),
-    [
-        ("UserError('train.epochs: got 0')", 1, "error: train.epochs: got 0\n"),
-        ("UserError('no source:\\n  - one\\n  - two')", 1, "error: no source:\n  - one\n  - two\n"),
-        (
-            "OSError(28, 'No space left on device', 'data/x')",
-            1,
-            "error: [Errno 28] No space left on device: 'data/x'; mend it and run `dvc repro` again\n",
-        ),
-        (
-            "PermissionError(13, 'Permission denied', 'y')",
-            1,
-            "error: [Errno 13] Permission denied: 'y'; mend it and run `dvc repro` again\n",
-        ),
-        (
-            "KeyboardInterrupt",
-            130,
-            "interrupted: `dvc repro` goes on with this stage; a training resumes after its last finished epoch\n",
-        ),
-    ],
-)
-def test_what_the_user_can_mend_is_a_message_without_traceback_and_a_status(
-    tmp_path: Path, error: str, status: int, message: str
-) -> None:
-    result = run_failing(error, tmp_path)
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), FileNotFoundError(2, "x"), OSError("x")])
+def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, stage: str) -> None:
+    with pytest.raises(type(error)) as caught:
+        run_stage(failing(error))
 
-    assert (result.returncode, result.stderr, result.stdout) == (status, message, "")
+    assert caught.value is error
+    assert list_files() == [f"data/running/{stage}"]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        "ValueError('shape (3,)')",
-        "KeyError('shape (3,)')",
-        "FileNotFoundError(2, 'shape (3,)')",
-        "OSError('shape (3,)')",
-    ],
-)
-def test_a_fault_of_the_program_keeps_its_traceback(tmp_path: Path, error: str) -> None:
-    result = run_failing(error, tmp_path)
+def test_a_record_that_does_not_fit_on_the_disk_is_an_error_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, _: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    assert result.returncode == 1
-    assert result.stderr.startswith("Traceback (most recent call last):\n")
-    assert "in main\n" in result.stderr
-    assert "shape (3,)" in result.stderr.splitlines()[-1]
+    monkeypatch.setattr(runner, "write_json", fail)
+
+    with pytest.raises(SystemExit, match=r"^error: .*No space left on device: 'data/timing/train@third-none\.json'"):
+        run_stage(do_nothing)
 
 
-@pytest.mark.parametrize("error", ["UserError('x')", "OSError('x')", "KeyboardInterrupt", "ValueError('x')"])
-def test_a_stage_that_fails_leaves_no_record(tmp_path: Path, error: str) -> None:
-    run_failing(error, tmp_path)
-
-    assert not (tmp_path / "data/timing").exists()
-
-
-def test_a_stage_that_succeeds_goes_on(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
-
-    run_stage(lambda: calls.append("main"))
-
-    assert calls == ["main"]
-    assert (tmp_dir / "data/timing/train.json").is_file()
+# The record
 
 
 @pytest.mark.parametrize(
@@ -109,180 +135,95 @@ def test_a_stage_that_succeeds_goes_on(tmp_dir: Path, monkeypatch: pytest.Monkey
         (["/somewhere/stages/prepare.py"], "prepare"),
         (["stages/preview.py", "mild"], "preview@mild"),
         (["stages/train.py", "third", "none"], "train@third-none"),
-        (["stages/prune.py", "0.5"], "prune@0.5"),
     ],
 )
-def test_the_record_is_named_as_dvc_names_the_stage(
-    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch, argv: list[str], stage: str
-) -> None:
-    monkeypatch.setattr(sys, "argv", argv)
-
-    run_stage(lambda: None)
-
-    assert [str(path.relative_to(tmp_dir)) for path in tmp_dir.rglob("*.json")] == [f"data/timing/{stage}.json"]
-    assert json.loads((tmp_dir / f"data/timing/{stage}.json").read_text())["stage"] == stage
+def test_a_stage_is_named_as_dvc_names_it(argv: list[str], stage: str) -> None:
+    assert name_stage(argv) == stage
 
 
 def test_the_record_holds_seconds_since_the_process_started_and_peak_memory(
-    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     started = psutil.Process().create_time()
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
     monkeypatch.setattr(time, "time", lambda: started + 12.34)
     monkeypatch.setattr(runner, "read_memory_mib", lambda name: {"VmHWM": 3.99}[name])
 
-    run_stage(lambda: None)
+    run_stage(do_nothing)
 
-    assert json.loads((tmp_dir / "data/timing/train.json").read_text()) == {
-        "stage": "train",
-        "seconds": 12.3,
-        "peak_memory_mib": 3,
-    }
+    record = json.loads(Path(f"data/timing/{stage}.json").read_text())
+    assert record == {"stage": stage, "seconds": 12.3, "peak_memory_mib": 3}
 
 
-def test_the_memory_is_that_of_the_stage_and_not_of_the_dvc_that_started_it(tmp_dir: Path) -> None:
+def test_the_memory_is_that_of_the_stage_and_not_of_the_dvc_that_started_it() -> None:
     """Through bash, which becomes the command, and so hands on what `ru_maxrss` remembers."""
     script = "from stages.lib.running.runner import run_stage; run_stage(lambda: bytearray(30 * 2**20))"
-    (tmp_dir / "train.py").write_text(script)
+    Path("train.py").write_text(script)
     mine = bytearray(300 * 2**20)
 
     command = ["bash", "-c", f"{sys.executable} train.py"]
     subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
-    recorded_mib = json.loads((tmp_dir / "data/timing/train.json").read_text())["peak_memory_mib"]
+    recorded_mib = json.loads(Path("data/timing/train.json").read_text())["peak_memory_mib"]
     assert 30 < recorded_mib < len(mine) / 2**20
-
-
-@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO"])
-@pytest.mark.usefixtures("tmp_dir")
-def test_an_error_of_the_machine_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    def fail() -> None:
-        raise OSError(getattr(errno, name), "no")
-
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
-
-    with pytest.raises(SystemExit, match=r"^error: .*; mend it and run `dvc repro` again$"):
-        run_stage(fail)
-
-
-@pytest.mark.usefixtures("tmp_dir")
-def test_a_record_that_does_not_fit_on_the_disk_is_an_error_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(path: Path, _: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
-
-    monkeypatch.setattr(runner, "write_json", fail)
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
-
-    with pytest.raises(SystemExit, match=r"^error: .*No space left on device: 'data/timing/train\.json'") as caught:
-        run_stage(lambda: None)
-
-    assert isinstance(caught.value.code, str)  # which Python prints, and then exits with status 1
-
-
-def test_a_user_error_is_a_value_error() -> None:
-    assert issubclass(UserError, ValueError)
 
 
 # One at a time
 
 
-def test_a_stage_holds_its_lock_while_it_runs_and_not_after(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stages/train.py", "third", "none"])
-    refused = []
+def test_a_stage_holds_its_lock_until_its_record_is_written_and_not_after(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    monkeypatch.setattr(runner, "write_json", lambda *_: refuse_lock(stage))
 
-    def main() -> None:
-        with pytest.raises(UserError) as caught, hold_lock("train@third-none"):
-            pass
-        refused.append(str(caught.value))
+    run_stage(lambda: refuse_lock(stage))
 
-    run_stage(main)
-
-    assert [message.split(";")[0] for message in refused] == [
-        f"train@third-none: already running here, as process {os.getpid()}"
-    ]
-    assert [path.name for path in (tmp_dir / "data/running").iterdir()] == ["train@third-none"]
-    with hold_lock("train@third-none"):
+    with hold_lock(name_lock(stage), stage):
         pass
 
 
-@pytest.mark.usefixtures("tmp_dir")
-def test_the_lock_is_held_until_the_record_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
-
-    def write(*_: object) -> None:
-        with pytest.raises(UserError, match="already running"), hold_lock("train"):
-            pass
-
-    monkeypatch.setattr(runner, "write_json", write)
-
-    run_stage(lambda: None)
-
-
 def test_a_stage_that_runs_already_is_refused_before_it_does_anything(
-    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["stages/train.py", "third", "none"])
+    monkeypatch.setenv("TF_CONFIG", json.dumps(SECOND_WORKER))  # which says nothing to a stage that has no workers
     calls: list[str] = []
 
     with (
-        hold_lock("train@third-none"),
+        hold_lock(name_lock(stage), stage),
         pytest.raises(SystemExit, match=r"^error: train@third-none: already running here, as process \d+; wait"),
     ):
         run_stage(lambda: calls.append("main"))
 
     assert calls == []
-    assert not (tmp_dir / "data/timing").exists()
+    assert list_files() == [f"data/running/{stage}"]
 
 
-@pytest.mark.usefixtures("tmp_dir")
-def test_a_stage_runs_beside_the_same_stage_of_another_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stages/train.py", "third", "none"])
+def test_a_stage_runs_beside_the_same_stage_of_another_model() -> None:
     calls: list[str] = []
 
-    with hold_lock("train@third-flip"):
+    with hold_lock(name_lock("train@third-flip"), "train@third-flip"):
         run_stage(lambda: calls.append("main"))
 
     assert calls == ["main"]
 
 
-# Workers
-
-
-def set_worker(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    config = {"cluster": {"worker": ["host0:1", "host1:1"]}, "task": {"type": "worker", "index": index}}
-    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
-
-
-def test_the_first_worker_takes_the_lock_and_writes_the_record(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_worker(monkeypatch, 0)
-
-    run_stage(lambda: None)
-
-    files = [str(path.relative_to(tmp_dir)) for path in tmp_dir.rglob("*") if path.is_file()]
-    assert sorted(files) == ["data/running/train", "data/timing/train.json"]
-
-
-def test_another_worker_runs_beside_the_first_and_writes_nothing(
-    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    set_worker(monkeypatch, 1)
+def test_a_process_that_writes_no_files_runs_beside_the_one_that_does_and_leaves_no_record(stage: str) -> None:
     calls: list[str] = []
 
-    with hold_lock("train"):
-        run_stage(lambda: calls.append("main"))
+    with hold_lock(name_lock(stage), stage):
+        run_stage(lambda: calls.append("main"), writes=lambda: False)
 
     assert calls == ["main"]
-    assert [path.name for path in tmp_dir.rglob("*") if path.is_file()] == ["train"]
+    assert list_files() == [f"data/running/{stage}"]
 
 
-@pytest.mark.usefixtures("tmp_dir")
-def test_a_bad_tf_config_is_a_message_before_the_stage_does_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TF_CONFIG", "worker 1")
+def test_a_process_that_cannot_tell_whether_it_writes_is_refused_before_it_does_anything() -> None:
     calls: list[str] = []
 
-    with pytest.raises(SystemExit, match=r"^error: TF_CONFIG: expected workers and a task.*; got worker 1 "):
-        run_stage(lambda: calls.append("main"))
+    def read_place() -> bool:
+        raise UserError("TF_CONFIG: got worker 1")
+
+    with pytest.raises(SystemExit, match=r"^error: TF_CONFIG: got worker 1$"):
+        run_stage(lambda: calls.append("main"), writes=read_place)
 
     assert calls == []
 
@@ -290,8 +231,8 @@ def test_a_bad_tf_config_is_a_message_before_the_stage_does_anything(monkeypatch
 # Not without dvc
 
 
-def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock(tmp_dir: Path) -> None:
-    (tmp_dir / "wait.py").write_text(
+def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock() -> None:
+    Path("wait.py").write_text(
         "import os, time\n"
         "from stages.lib.running.runner import run_stage\n"
         "def main():\n"
@@ -308,8 +249,7 @@ def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock(tmp_dir: Path) ->
         assert dvc.stdout is not None
         stage = int(dvc.stdout.readline())
         try:
-            with pytest.raises(UserError, match=f"^wait: already running here, as process {stage};"), hold_lock("wait"):
-                pass
+            refuse_lock("wait")
             dvc.kill()
             _, shown = dvc.communicate(timeout=10)  # the stage holds the other ends of the pipes
         finally:
@@ -318,19 +258,15 @@ def test_a_stage_that_dvc_runs_ends_with_it_and_frees_its_lock(tmp_dir: Path) ->
                 os.kill(stage, signal.SIGKILL)
 
     assert shown == "error: the `dvc` that started this stage has ended; `dvc repro` goes on with it\n"
-    with hold_lock("wait"):
+    with hold_lock(name_lock("wait"), "wait"):
         pass
 
 
-def test_a_stage_that_dvc_runs_is_watched_and_another_one_is_not(
-    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert tmp_dir.is_dir()
-    monkeypatch.setattr(sys, "argv", ["stages/train.py"])
+def test_a_stage_that_dvc_runs_is_watched_and_another_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     watched: list[object] = []
     monkeypatch.setattr(runner, "end_with", watched.append)
     for dvc in (None, psutil.Process()):
         monkeypatch.setattr(runner, "find_dvc", lambda dvc=dvc: dvc)
-        run_stage(lambda: None)
+        run_stage(do_nothing)
 
     assert watched == [psutil.Process()]

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ import psycopg
 import pytest
 import yaml
 from optuna.storages._rdb.models import TrialModel
-from pipeline import commit, dvc, edit_params, require_program, run, run_commands
+from pipeline import commit, dvc, edit_params, read_commands, require_program, run, run_commands
 from sections import replace
 from servers import find_free_ports
 
@@ -54,11 +54,12 @@ class Searched:
 
 
 @contextmanager
-def searching(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def searching(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a search, and ends it after the block in any case."""
     process = subprocess.Popen(
-        [*SEARCH, *arguments],
+        command,
         cwd=folder,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -120,9 +121,9 @@ def read_trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def configure(folder: Path, epochs: int, **search: object) -> None:
-    """Commits a space of two parameters, one value of which is hopeless."""
-    space = {"train.learning_rate": [0.003, HOPELESS], "models.tiny.dense": [[16], [24]]}
+def configure(folder: Path, epochs: int, more: Mapping[str, Any] | None = None, **search: Any) -> None:
+    """Commits a space of two learning rates, one of which is hopeless, and `more` parameters."""
+    space = {"train.learning_rate": [0.003, HOPELESS], **(more or {})}
     edit_params(folder, train={"epochs": epochs}, search={"candidate": "tiny-none", "space": space, **search})
     commit(folder)
 
@@ -133,9 +134,10 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     shutil.copytree(finished, folder, symlinks=True)
     # With this seed the first two draws are good and the third is hopeless; trials 0 and 1 are made again as 2 and 3.
     # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
-    configure(folder, epochs=20, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
+    widths = {"models.tiny.dense": [[16], [24]]}
+    configure(folder, epochs=20, more=widths, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
     try:
-        with searching(folder, "--workers", "2"):
+        with searching(folder, *SEARCH, "--workers", "2"):
             wait_until(lambda: suspend_trainings(folder) == 2)
     finally:
         for training in list_processes(folder, "stages.train"):
@@ -145,7 +147,7 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     survivors = list_processes(folder)
 
     resumed = set()
-    with searching(folder, "--workers", "2") as process:
+    with searching(folder, "bash", "-c", read_commands("search-workers")) as process:
         while process.poll() is None:
             for log in folder.glob(".dvc/tmp/search/*.log"):
                 with suppress(FileNotFoundError):
@@ -224,9 +226,8 @@ def test_pictures_are_drawn_anew_on_request(searched: Searched) -> None:
     assert "trial 4" not in printed
 
 
-@pytest.mark.parametrize("command", ["search", "search-workers"])
-def test_a_search_that_is_complete_starts_nothing_and_says_what_came_out(searched: Searched, command: str) -> None:
-    printed = run_commands(searched.folder, command).splitlines()
+def test_a_search_that_is_complete_starts_nothing_and_says_what_came_out(searched: Searched) -> None:
+    printed = run_commands(searched.folder, "search").splitlines()
     assert printed == ["goes on with 3 of 3 trials", *searched.printed.splitlines()[-2:]]
 
 
@@ -313,7 +314,7 @@ def test_a_training_whose_loss_is_no_number_is_told_from_other_failures() -> Non
 
 def test_ctrl_c_ends_the_trainings_and_says_how_to_go_on(copy: Path) -> None:
     configure(copy, epochs=1000, trials=2)
-    with searching(copy, "--workers", "2") as process:
+    with searching(copy, *SEARCH, "--workers", "2") as process:
         wait_until(lambda: bool(list_processes(copy, "stages.train")))
         process.send_signal(signal.SIGINT)
         printed = process.communicate(timeout=60)[0]
@@ -360,10 +361,10 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
 ) -> None:
     configure(copy, epochs=3, trials=2)  # other parameters than those that the commit has trained with
     other = Path(shutil.copytree(copy, tmp_path / "other", symlinks=True))
-    with searching(copy, "--storage", database) as asleep:
+    with searching(copy, *SEARCH, "--storage", database) as asleep:
         wait_until(lambda: bool(list_processes(copy, "stages.train")))
         asleep.send_signal(signal.SIGSTOP)
-        with searching(other, "--storage", database) as awake:
+        with searching(other, *SEARCH, "--storage", database) as awake:
             wait_until(lambda: bool(list_processes(other, "stages.train")))
             with psycopg.connect(  # ten minutes later
                 database.replace("+psycopg", ""), options="-c statement_timeout=60s"
@@ -422,10 +423,13 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(url: s
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_search_that_cannot_start_is_refused_in_one_line(copy: Path) -> None:
+def test_a_second_search_in_a_clone_is_refused(copy: Path) -> None:
     with (copy / "data/running/search").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert run(copy, *SEARCH, status=1).startswith("error: search: already running here, as process ")
+        printed = run(copy, *SEARCH, status=1)
+    assert re.fullmatch(
+        "error: search: already running here, as process .*; use its --workers, or another clone\n", printed
+    )
 
 
 def test_trials_need_a_repository_whose_changes_are_committed_and_whose_images_are_cached(

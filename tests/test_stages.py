@@ -1,59 +1,56 @@
 """The whole pipeline on a crumb of the real data: real commands, real `dvc repro`, in a temporary clone."""
 
+import importlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from pipeline import MODELS, dvc, edit_params, list_stages_to_run, run, run_commands
-from test_pipeline import OUTPUTS_OUTSIDE_DVC
+from pipeline import dvc, edit_params, run, run_commands
+
+from stages.lib.errors import UserError
 
 
-def test_every_declared_output_is_written_and_no_other(finished: Path) -> None:
+def test_every_output_is_written_and_every_other_file_is_named_by_its_stage(finished: Path) -> None:
     lock = yaml.safe_load((finished / "dvc.lock").read_text())["stages"]
     declared = {out["path"] for stage in lock.values() for out in stage.get("outs", [])}
-    written = {path.relative_to(finished) for path in (finished / "data").rglob("*") if path.is_file()}
-    outputs = {str(path) for path in written if not {str(path), *map(str, path.parents)} & declared}
-    undeclared = {path for path in outputs if not path.startswith(("data/timing/", "data/running/"))}
-    assert {path for path in declared if not (finished / path).exists()} == set()
-    assert undeclared == {f"data/{stage}/{name}" for stage, names in OUTPUTS_OUTSIDE_DVC.items() for name in names}
+    assert [path for path in declared if not (finished / path).exists()] == []
+    for path in (finished / "data").rglob("*"):
+        place = path.relative_to(finished)
+        folder = place.parts[1]
+        if (
+            path.is_file()
+            and folder not in ("timing", "running")
+            and not {str(place), *map(str, place.parents)} & declared
+        ):
+            assert f" {path.name}" in (finished / f"stages/{folder}.py").read_text().split('"""')[1], place
 
 
 def test_second_repro_runs_nothing(finished: Path) -> None:
-    assert list_stages_to_run(finished) == []
     assert "Data and pipelines are up to date" in dvc(finished, "repro")
 
 
-def test_same_commit_gives_the_same_bytes(copy: Path) -> None:
-    (copy / "a_change").touch()
-    run(copy, "git", "add", "a_change")
-    run_commands(copy, "again")
-    assert (copy.parent / "again/dvc.lock").read_text() == (copy / "dvc.lock").read_text()
+@pytest.fixture(scope="module")
+def again(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Is a fresh clone of the finished one in which the whole pipeline has run anew."""
+    base = tmp_path_factory.mktemp("again")
+    first = Path(shutil.copytree(finished, base / "first", symlinks=True))
+    (first / "a_change").touch()
+    run(first, "git", "add", "a_change")
+    run_commands(first, "again")
+    return base / "again"
 
 
-def test_plot_code_retrains_nothing(copy: Path) -> None:
-    with (copy / "stages/lib/pictures/style.py").open("a") as file:
-        file.write("# a comment\n")
-    stages = list_stages_to_run(copy)
-    assert "evaluate@tiny-none" in stages
-    assert [stage for stage in stages if stage.startswith(("train", "prune", "prepare", "download"))] == []
+def test_same_commit_gives_the_same_bytes(finished: Path, again: Path) -> None:
+    assert (again / "dvc.lock").read_text() == (finished / "dvc.lock").read_text()
 
 
-def test_filters_of_one_model_retrain_that_model_alone(copy: Path) -> None:
-    edit_params(copy, models={"tiny": MODELS["tiny"] | {"blocks": [[6], [8]]}})
-    stages = list_stages_to_run(copy)
-    assert [stage for stage in stages if stage.startswith("train")] == ["train@tiny-none", "train@tiny-strong"]
-    assert [stage for stage in stages if stage.startswith("complexity")] == ["complexity@tiny"]
-
-
-def test_one_regime_retrains_its_candidates_alone(copy: Path) -> None:
-    params = yaml.safe_load((copy / "params.yaml").read_text())
-    strong = params["augmentations"]["strong"] | {"rotation_degrees": 9}
-    edit_params(copy, augmentations={"strong": strong})
-    stages = [stage for stage in list_stages_to_run(copy) if stage.startswith(("train", "preview"))]
-    assert stages == ["preview@strong", "train@tiny-strong", "train@thin-strong"]
+@pytest.mark.xfail(strict=True, reason="some files in Git tell times")
+def test_a_run_leaves_git_clean(again: Path) -> None:
+    assert run(again, "git", "status", "--porcelain") == ""
 
 
 def test_shorter_list_of_models_is_chosen_from_anew_without_training(copy: Path) -> None:
@@ -86,14 +83,6 @@ def test_metrics_of_the_comparison_are_numbers_and_words(finished: Path) -> None
     assert all(isinstance(value, str | int | float) for value in metrics.values())
 
 
-def test_killed_stage_leaves_no_half_written_output(copy: Path) -> None:
-    shutil.rmtree(copy / "data/select_model")
-    (copy / "data/train/tiny-none/metrics.json").write_text("{")
-    printed = run(copy, sys.executable, "-m", "stages.select_model", status=1)
-    assert "data/train/tiny-none/metrics.json: expected a JSON object" in printed
-    assert not (copy / "data/select_model").exists()
-
-
 @pytest.mark.parametrize(
     ("command", "message"),
     [
@@ -106,9 +95,10 @@ def test_killed_stage_leaves_no_half_written_output(copy: Path) -> None:
     ],
 )
 def test_unknown_name_on_the_command_line_is_one_clear_message(
-    finished: Path, command: tuple[str, ...], message: str
+    finished: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], message: str
 ) -> None:
-    module, *arguments = command
-    printed = run(finished, sys.executable, "-m", f"stages.{module}", *arguments, status=1)
-    assert message in printed
-    assert "Traceback" not in printed
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", list(command))
+    main = importlib.import_module(f"stages.{command[0]}").main
+    with pytest.raises(UserError, match=re.escape(message)):
+        main()

@@ -6,10 +6,10 @@ keys are known. A range is a `Field`; where a value depends on another one, a va
 
 import difflib
 from collections.abc import Iterable
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
@@ -55,35 +55,13 @@ def find_name(name: str, known: Iterable[str], where: str) -> str:
     return name
 
 
-def _check_words(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list | tuple) or not all(isinstance(value, str) and value for value in values):
-        raise refusal("a list of words", values)
-    if len(set(values)) != len(values):
-        raise refusal("each entry once", values)
-    return tuple(values)
-
-
-def check_counts(values: Any) -> tuple[int, ...]:
-    """Checks, in a validator, that a value is a list of counts."""
-    if not isinstance(values, list | tuple) or not all(type(v) is int and 1 <= v <= 1_000_000 for v in values):
-        raise refusal("a list of integers from 1 to 1000000", values)
-    return tuple(values)
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_check_words)]
-"""Different words."""
-Counts = Annotated[tuple[int, ...], BeforeValidator(check_counts)]
-"""Integers of at least 1, such as filters or units."""
-
-
-def check_names(values: tuple[str, ...], known: Iterable[str], at_least: int = 1) -> tuple[str, ...]:
-    """Checks of words, in a validator, that each is one of the known ones, and that there are enough."""
+def check_names(values: tuple[str, ...], known: Iterable[str]) -> None:
+    """Checks of words, in a validator, that each is one of the known ones, and that there is one."""
     for value in values:
         if value not in known:
             raise unknown("name", value, known)
-    if len(values) < at_least:
-        raise refusal(f"at least {at_least} of {', '.join(known)}", list(values))
-    return values
+    if not values:
+        raise refusal(f"at least one of {', '.join(known)}", list(values))
 
 
 def check(section: type[Section], content: Any, where: str = "") -> Any:
@@ -107,34 +85,31 @@ def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
     is_unknown = error["type"] in ("extra_forbidden", "invalid_key")
     names = [str(part) for part in error["loc"] if is_unknown or isinstance(part, str)]  # without indices of lists
     key = ".".join([where, *names] if where else names)
-    kind, field = _find(section, names[:-1] if is_unknown else names)
+    got = f"{len(error['input'])} entries" if error["type"] == "too_long" else repr(error["input"])
+    field = _find(section, error["loc"][:-1] if is_unknown else error["loc"])
     if is_unknown:
-        return f"{key}: unknown key; {describe_known(names[-1], list_keys(kind))}"
+        return f"{key}: unknown key; {describe_known(names[-1], list_keys(field.annotation))}"
     if error["type"] == "missing":
         return f"{key}: missing; add it (the committed params.yaml shows each key's meaning)"
     if error["type"] == "model_type":
-        return f"{key or 'the file'}: expected a section with {', '.join(list_keys(kind))}; got {error['input']!r}"
+        return f"{key or 'the file'}: expected a section with {', '.join(list_keys(field.annotation))}; got {got}"
     if error["type"] == "refused":
         return f"{key}: {error['msg']}" if key else error["msg"]
     if error["type"] == "literal_error":
-        known = get_args(field.annotation)
-        return f"{key}: unknown value {error['input']!r}; {describe_known(error['input'], known)}"
-    return f"{key}: expected {_describe_range(field)}; got {error['input']!r}"
+        return f"{key}: unknown value {got}; {describe_known(error['input'], get_args(field.annotation))}"
+    return f"{key}: expected {field.description or _describe_range(field)}; got {got}"
 
 
-def _find(section: type[Section], names: list[str]) -> tuple[type[Section], FieldInfo]:
-    """Finds the section that the names lead to, or the one that they lead into, and the field at their end."""
-    kind, field = section, FieldInfo(annotation=section)
-    inner: Any = section
-    for name in names:
-        if get_origin(inner) is dict:  # names of the user's own choice
-            inner = get_args(inner)[1]
-        else:
-            field = dict(zip(list_keys(kind), kind.model_fields.values(), strict=True))[name]
-            inner = field.annotation
+def _find(section: type[Section], path: tuple[int | str, ...]) -> Any:
+    """Finds the field at the end of a path of keys, names of the user's own choice and indices of lists."""
+    field = FieldInfo(annotation=section)
+    for part in path:
+        inner: Any = field.annotation
         if isinstance(inner, type) and issubclass(inner, Section):
-            kind = inner
-    return kind, field
+            field = dict(zip(list_keys(inner), inner.model_fields.values(), strict=True))[str(part)]
+        else:
+            field = FieldInfo.from_annotation(get_args(inner)[1 if get_origin(inner) is dict else 0])
+    return field
 
 
 def _describe_range(field: FieldInfo) -> str:

@@ -9,12 +9,9 @@ from stages.lib.params.checking import Section, check
 from stages.lib.params.sections import Params
 from stages.lib.params.yaml_1_2 import read_yaml
 
-TOOL_SECTIONS = ("search",)
-"""Which no stage reads: their tools check them, and a slip there does not stop the pipeline."""
-
 
 def load_params(path: Path = Path("params.yaml"), reads: Sequence[str] | None = None) -> Params:
-    """Reads and checks the whole of params.yaml but the sections of tools.
+    """Reads and checks the whole of params.yaml, of the section `search` only that there is one.
 
     Args:
         path: of the file.
@@ -34,13 +31,11 @@ def load_params(path: Path = Path("params.yaml"), reads: Sequence[str] | None = 
 
 
 def check_content(content: Any) -> Params:
-    """Checks the content of params.yaml but the sections of tools.
+    """Checks the content of params.yaml.
 
     Raises:
         UserError: if anything is wrong; the message begins with the key.
     """
-    if isinstance(content, dict):
-        content = {name: section for name, section in content.items() if name not in TOOL_SECTIONS}
     params: Params = check(Params, content)
     return params
 

@@ -6,62 +6,48 @@ Units and reasons stand in params.yaml. Lists are read as tuples.
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from stages.lib.network.architecture import list_layers
-from stages.lib.params.checking import Counts, Section, Words, check_counts, check_names, refusal
-
-LAYER_KINDS_WITH_BATCH_NORM = ("conv", "flatten", "dense")
-RANKINGS = ("uniform", "lamp")
-WAYS_OF_SHRINKING = ("magnitude", "random", "scratch")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-Pixels = Annotated[int, Field(ge=0, le=1024)]
-Epochs = Annotated[int, Field(ge=1, le=100_000)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
-LearningRate = Annotated[float, Field(gt=0, le=100)]
+from stages.lib.params.checking import Section, check_names, refusal
 
 
-def _check_checksum(value: Any) -> Any:
-    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
-        raise refusal("the SHA-256 of the decompressed file, 64 hexadecimal digits", value)
-    return value
+def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) != len(values):
+        raise refusal("each entry once", list(values))
+    return values
+
+
+def _check_rising(steps: tuple[float, ...]) -> tuple[float, ...]:
+    if list(steps) != sorted(set(steps)):
+        raise refusal("rising numbers, each once", list(steps))
+    return steps
+
+
+def _check_falling(steps: tuple[float, ...]) -> tuple[float, ...]:
+    if list(steps) != sorted(set(steps), reverse=True):
+        raise refusal("falling numbers, each once", list(steps))
+    return steps
 
 
 def _check_clean_epochs(value: Any, info: ValidationInfo) -> Any:
     """Checks that an epoch is left: else no augmentation would ever be seen."""
-    epochs = info.data.get("epochs", ())  # missing where they were refused
-    fewest = min(epochs, default=100_000) if isinstance(epochs, tuple) else epochs
+    epochs = info.data.get("epochs", 100_000)  # missing where they were refused
+    fewest = min(epochs) if isinstance(epochs, tuple) else epochs
     if type(value) is not int or not 0 <= value < fewest:
         raise refusal(f"an integer from 0 to {fewest - 1}", value)
     return value
 
 
-def _check_number(value: Any, low: float, high: float, interval: str) -> float:
-    """Checks that a number lies strictly within (low, high], or (low, high) where `interval` says so."""
-    if type(value) not in (int, float) or not low < value <= high or (value == high and interval.endswith(")")):
-        raise refusal(f"a number in {interval}", value)
-    return float(value)
-
-
-def _check_steps(values: Any, is_rising: bool) -> tuple[float, ...]:
-    """Checks the steps of a ladder, each of which starts where the one before it ended."""
-    if not isinstance(values, list | tuple) or not values:
-        raise refusal("a list of numbers in (0, 1)", values)
-    steps = tuple(_check_number(value, 0, 1, "(0, 1)") for value in values)
-    if list(steps) != sorted(set(steps), reverse=not is_rising):
-        raise refusal(f"{'rising' if is_rising else 'falling'} numbers, each once", values)
-    return steps
-
-
-def _check_length(values: Any, info: ValidationInfo) -> None:
-    """Checks that a list has a value for each sparsity."""
-    num_steps = len(info.data.get("sparsities", values))
-    if len(values) != num_steps:
-        raise refusal(f"one number, or {num_steps} of them, as there are sparsities", values)
+def _spread(value: Any, info: ValidationInfo) -> Any:
+    """Makes one value a list of as many as there are sparsities; a list has to be as long."""
+    num_steps = len(info.data.get("sparsities", (0,)))  # missing where they were refused
+    if not isinstance(value, list | tuple):
+        return (value,) * num_steps
+    if len(value) != num_steps:
+        raise refusal(f"one number, or {num_steps} of them, as there are sparsities", value)
+    return value
 
 
 def _check_named(values: Any) -> Any:
@@ -74,8 +60,39 @@ def _check_named(values: Any) -> Any:
     return values
 
 
-Checksum = Annotated[str, BeforeValidator(_check_checksum)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+FractionBetween = Annotated[float, Field(gt=0, lt=1)]
+Pixels = Annotated[int, Field(ge=0, le=1024)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 CleanEpochs = Annotated[int, BeforeValidator(_check_clean_epochs)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+LearningRate = Annotated[float, Field(gt=0, le=100)]
+Word = Annotated[str, Field(min_length=1, description="a word")]
+Checksum = Annotated[
+    str,
+    Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the decompressed file, 64 hexadecimal digits"),
+]
+Source = Annotated[
+    str,
+    Field(
+        pattern=r"^(https?://[^/\s]+\S*|apt:[a-z0-9][a-z0-9+.-]+|folder:.+)$",
+        description="https://host/path, apt:package or folder:path",
+    ),
+]
+# Lists are read as tuples: not strict, so that a list may stand for a tuple; their entries are strict all the same.
+Counts = Annotated[tuple[Count, ...], Field(strict=False, description="a list of integers from 1 to 1000000")]
+Words = Annotated[
+    tuple[Word, ...], Field(strict=False, description="a list of words"), AfterValidator(_check_different)
+]
+Filters = Annotated[
+    tuple[Count, ...],
+    Field(strict=False, min_length=1, description="lists of filters, such as [[32, 64], [64]]"),
+]
+Steps = Annotated[
+    tuple[FractionBetween, ...], Field(strict=False, min_length=1, description="a list of numbers in (0, 1)")
+]
 
 
 class FilesParams(Section):
@@ -91,38 +108,25 @@ class DatasetParams(Section):
     """The data: side of the square images, class names by label, SHA-256 of each file."""
 
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
-    class_names: Words
+    class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
     files: FilesParams
-
-    @field_validator("class_names")
-    @classmethod
-    def _check_class_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if not 2 <= len(names) <= 256:
-            raise refusal("2 to 256 names, label 0 first", f"{len(names)} names")
-        return names
 
 
 class DownloadParams(Section):
     """Where the files come from, and how long a source may be silent."""
 
-    sources: Words
+    sources: Annotated[
+        tuple[Source, ...],
+        Field(strict=False, min_length=1, description="a list of at least one source"),
+        AfterValidator(_check_different),
+    ]
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)]
-
-    @field_validator("sources")
-    @classmethod
-    def _check_sources(cls, sources: tuple[str, ...]) -> tuple[str, ...]:
-        for source in sources:
-            if not re.fullmatch(r"https?://[^/\s]+\S*|apt:[a-z0-9][a-z0-9+.-]+|folder:.+", source):
-                raise refusal("https://host/path, apt:package or folder:path", source)
-        if not sources:
-            raise refusal("at least one source", "an empty list")
-        return sources
 
 
 class PrepareParams(Section):
     """The split: share held out for validation, and share of each split that is kept."""
 
-    val_fraction: Annotated[float, Field(gt=0, lt=1)]
+    val_fraction: FractionBetween
     keep_fraction: PositiveFraction
 
 
@@ -142,26 +146,18 @@ class StudyParams(Section):
 class ModelParams(Section):
     """One architecture; see `stages.lib.network.architecture.list_layers`."""
 
-    blocks: tuple[Counts, ...]
+    blocks: Annotated[
+        tuple[Filters, ...], Field(strict=False, description="lists of filters, such as [[32, 64], [64]]")
+    ]
     residual: bool
     global_pool: bool
     dense: Counts
-    batch_norm: Words
+    batch_norm: Annotated[
+        tuple[Literal["conv", "flatten", "dense"], ...],
+        Field(strict=False, description="a list of conv, flatten and dense"),
+        AfterValidator(_check_different),
+    ]
     dropout: FractionBelowOne
-
-    @field_validator("blocks", mode="before")
-    @classmethod
-    def _check_blocks(cls, blocks: Any) -> Any:
-        if not isinstance(blocks, list | tuple) or not all(
-            isinstance(block, list | tuple) and block for block in blocks
-        ):
-            raise refusal("a list of lists of filters, such as [[32, 64], [64]]", blocks)
-        return tuple(blocks)
-
-    @field_validator("batch_norm")
-    @classmethod
-    def _check_batch_norm(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(kinds, LAYER_KINDS_WITH_BATCH_NORM, at_least=0)
 
 
 class AugmentationParams(Section):
@@ -218,63 +214,33 @@ class SelectModelParams(Section):
 class PruneParams(Section):
     """How weights of the chosen model are set to zero: epochs and peak learning rate for each sparsity."""
 
-    rankings: Words
-    sparsities: tuple[float, ...]
-    epochs: tuple[int, ...]
+    rankings: Annotated[
+        tuple[Literal["uniform", "lamp"], ...],
+        Field(strict=False, min_length=1, description="a list of uniform and lamp"),
+        AfterValidator(_check_different),
+    ]
+    sparsities: Annotated[Steps, AfterValidator(_check_rising)]
+    epochs: Annotated[tuple[Epochs, ...], Field(strict=False), BeforeValidator(_spread)]
     clean_epochs: CleanEpochs
     ramp_fraction: PositiveFraction
     frequency: Count
     batch_size: Count
-    learning_rate: tuple[float, ...]
-
-    @field_validator("rankings")
-    @classmethod
-    def _check_rankings(cls, rankings: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(rankings, RANKINGS)
-
-    @field_validator("sparsities", mode="before")
-    @classmethod
-    def _check_sparsities(cls, values: Any) -> Any:
-        return _check_steps(values, is_rising=True)
-
-    @field_validator("epochs", mode="before")
-    @classmethod
-    def _check_epochs(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, list | tuple):
-            _check_length(value, info)
-            return check_counts(value)
-        if type(value) is not int or not 1 <= value <= 100_000:
-            raise refusal("an integer from 1 to 100000", value)
-        return (value,) * len(info.data.get("sparsities", (0,)))
-
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _check_learning_rate(cls, value: Any, info: ValidationInfo) -> Any:
-        if isinstance(value, list | tuple):
-            _check_length(value, info)
-            return tuple(_check_number(rate, 0, 100, "(0, 100]") for rate in value)
-        return (_check_number(value, 0, 100, "(0, 100]"),) * len(info.data.get("sparsities", (0,)))
+    learning_rate: Annotated[tuple[LearningRate, ...], Field(strict=False), BeforeValidator(_spread)]
 
 
 class ShrinkParams(Section):
     """How whole filters are removed from the chosen model."""
 
-    filters: Words
-    macs_shares: tuple[float, ...]
+    filters: Annotated[
+        tuple[Literal["magnitude", "random", "scratch"], ...],
+        Field(strict=False, min_length=1, description="a list of magnitude, random and scratch"),
+        AfterValidator(_check_different),
+    ]
+    macs_shares: Annotated[Steps, AfterValidator(_check_falling)]
     multiple: Annotated[int, Field(ge=1, le=1024)]
     epochs: Epochs
     clean_epochs: CleanEpochs
     learning_rate: LearningRate
-
-    @field_validator("filters")
-    @classmethod
-    def _check_filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
-        return check_names(filters, WAYS_OF_SHRINKING)
-
-    @field_validator("macs_shares", mode="before")
-    @classmethod
-    def _check_macs_shares(cls, values: Any) -> Any:
-        return _check_steps(values, is_rising=False)
 
 
 class ExportParams(Section):
@@ -293,7 +259,7 @@ class ShipParams(Section):
 
 
 class Params(Section):
-    """The whole of params.yaml that stages read."""
+    """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     dataset: DatasetParams
@@ -310,6 +276,7 @@ class Params(Section):
     shrink: ShrinkParams
     export: ExportParams
     ship: ShipParams
+    search: Any  # its tool checks it: a slip there does not stop the pipeline
 
     @model_validator(mode="after")
     def _check_architectures(self) -> Self:

@@ -21,22 +21,30 @@ TERMINATED = 128 + 15
 """Exit status of a process that SIGTERM ended, as shells count."""
 
 
+def name_lock(stage: str) -> Path:
+    """Names the lock file of a stage, whatever a mistyped argument holds: the stage refuses that later."""
+    return RUNNING / stage.replace("/", "_")
+
+
 @contextmanager
-def hold_lock(stage: str) -> Iterator[None]:
-    """Holds the lock of a stage; the operating system frees it however this process ends.
+def hold_lock(path: Path, name: str, remedy: str = "wait for it to end, or end it") -> Iterator[None]:
+    """Holds the lock of a stage or tool; the operating system frees it however this process ends.
+
+    Args:
+        path: of the file that is locked, and says which process holds it; it is made where it is missing.
+        name: of the stage or tool, for the message.
+        remedy: what the message tells the user to do.
 
     Raises:
         UserError: if another process holds it: two writers would spoil each other's outputs.
     """
-    RUNNING.mkdir(parents=True, exist_ok=True)
-    with (RUNNING / stage.replace("/", "_")).open("a+") as file:  # a mistyped argument is refused later
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(
-                f"{stage}: already running here, as process {file.read().strip()}; wait for it to end, or end it"
-            ) from None
+            raise UserError(f"{name}: already running here, as process {file.read().strip()}; {remedy}") from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
         file.flush()

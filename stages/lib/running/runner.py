@@ -4,16 +4,14 @@ import errno
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 
 from stages.lib.errors import UserError
-from stages.lib.running.guard import end_with, find_dvc, hold_lock
+from stages.lib.running.guard import end_with, find_dvc, hold_lock, name_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
-from stages.lib.training.cluster import read_cluster
 
 TIMING = Path("data/timing")
 """What each stage took when it last ran here. No DVC outputs: no two runs take the same time."""
@@ -21,21 +19,28 @@ TIMING = Path("data/timing")
 ERRORS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
-def run_stage(main: Callable[[], None]) -> None:
+def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: True) -> None:
     """Runs a stage and records what it took.
 
     One process at a time runs a stage, and none outlives the `dvc` that started it. A `UserError`, a disk that is full
     or may not be written, or Ctrl-C becomes one line on stderr and a non-zero exit status; any other exception is a
     fault of the program and keeps its traceback.
+
+    Args:
+        main: does the work.
+        writes: tells whether this process writes the stage's files. One that does not runs beside the one that does,
+            without a lock and a record.
     """
     stage = name_stage(sys.argv)
     try:
         if dvc := find_dvc():
             end_with(dvc)
-        with hold_lock(stage) if read_cluster().is_chief else nullcontext():
-            main()
-            if read_cluster().is_chief:
+        if writes():
+            with hold_lock(name_lock(stage), stage):
+                main()
                 write_timing(stage)
+        else:
+            main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:

@@ -27,7 +27,7 @@ import optuna
 
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
-from stages.lib.running.guard import hold_lock
+from stages.lib.running.guard import hold_lock, name_lock
 from stages.tools.search.clone import open_repository
 from stages.tools.search.results import print_best, write_results
 from stages.tools.search.space import load_search_params
@@ -67,7 +67,7 @@ def main() -> None:
     search, params = load_search_params(), read_yaml(Path("params.yaml"))
     repository = open_repository()
     name, place = name_study(search, params), f"{socket.gethostname()}:{Path.cwd()}"
-    with hold_lock("search"):
+    with hold_lock(name_lock("search"), "search", remedy="use its --workers, or another clone"):
         storage = open_storage(arguments.storage)
         try:
             study = open_study(storage, name, search)

@@ -88,7 +88,7 @@ def load_search_params(path: Path = Path("params.yaml")) -> SearchParams:
     content = read_yaml(path)
     try:
         params = check_content(content)
-        search: SearchParams = check(SearchParams, content.get("search"), "search")
+        search: SearchParams = check(SearchParams, params.search, "search")
         find_name(search.model, params.models, "search.candidate")
         find_name(search.augmentation, params.augmentations, "search.candidate")
         search = search.model_copy(update={"space": read_space(search, params)})
