@@ -14,7 +14,6 @@ from stages.tools.photo import (
     FORMATS,
     find_box,
     measure_distance,
-    pad_to_square,
     prepare_photo,
     read_photo,
     read_prepared,
@@ -22,18 +21,17 @@ from stages.tools.photo import (
     sharpen,
 )
 
-ROOT = Path(__file__).parents[1]
 WHITE, BLACK, NAVY, RED = (255, 255, 255), (0, 0, 0), (20, 30, 90), (190, 40, 50)
 T_SHIRT = [(22, 15), (26, 17), (34, 17), (38, 15), (52, 22), (48, 33), (42, 30), (42, 65), (18, 65), (18, 30), (12, 33)]
 TROUSERS = [(20, 10), (40, 10), (43, 72), (33, 72), (30, 25), (27, 72), (17, 72)]
 
 
 def draw(
-    garment: list[tuple[int, int]], background: tuple[int, ...] = WHITE, color: tuple[int, ...] = NAVY, scale: int = 5
+    garment: list[tuple[int, int]], background: tuple[int, ...] = WHITE, color: tuple[int, ...] = NAVY
 ) -> np.ndarray:
-    """Draws a garment whose corners are (x, y) in a field of 60 x 80, with soft edges."""
-    image = Image.new("RGB", (60 * scale, 80 * scale), background)
-    ImageDraw.Draw(image).polygon([(x * scale, y * scale) for x, y in garment], fill=color)
+    """Draws a garment whose corners are (x, y) in a field of 60 x 80, five times as large, with soft edges."""
+    image = Image.new("RGB", (300, 400), background)
+    ImageDraw.Draw(image).polygon([(5 * x, 5 * y) for x, y in garment], fill=color)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
 
 
@@ -46,11 +44,11 @@ def make_rectangle(
     return photo
 
 
-def make_dataset_image(max_level: int = 255) -> np.ndarray:
+def make_dataset_image() -> np.ndarray:
     """Makes a 28 x 28 image as the data set has them: a garment of many levels, 20 px wide, on 0."""
     image = np.zeros((28, 28), np.uint8)
-    image[:, 4:24] = np.random.default_rng(3).integers(1, max_level + 1, (28, 20))
-    image[7, 9] = max_level
+    image[:, 4:24] = np.random.default_rng(3).integers(1, 256, (28, 20))
+    image[7, 9] = 255
     return image
 
 
@@ -225,10 +223,6 @@ def test_sharpening_spreads_a_point_as_the_kernel_of_imagemagick() -> None:
     )
 
 
-def test_an_odd_margin_goes_below_or_right() -> None:
-    assert pad_to_square(np.array([[1], [2]]), 4).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]
-
-
 # Files
 
 
@@ -243,16 +237,11 @@ def test_every_format_is_read(tmp_path: Path, suffix: str) -> None:
     assert np.abs(read.astype(int) - photo).mean() < 3
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F"])
 def test_every_mode_gives_the_same_picture(tmp_path: Path, mode: str) -> None:
     grey = Image.fromarray(draw(T_SHIRT, color=BLACK)).convert("L")
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    elif mode == "PA":
-        image = grey.convert("P").convert("PA")
-    else:
-        image = grey.convert(mode)
-    path = save(tmp_path / ("x.png" if mode in ("1", "LA", "P", "RGBA", "I;16") else "x.tiff"), image)
+    image = grey.convert("P").convert("PA") if mode == "PA" else grey.convert(mode)
+    path = save(tmp_path / ("x.png" if mode in ("1", "LA", "P", "RGBA") else "x.tiff"), image)
 
     assert correlate(read_prepared(path, 28), prepare_photo(np.asarray(grey.convert("RGB")), 28)) > 0.99
 
@@ -339,27 +328,21 @@ def encode(photo: np.ndarray, name: str) -> bytes:
     return file.getvalue()
 
 
-def encode_float(level: float) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((4, 4), level, np.float32)).save(file, "TIFF")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (b"", "found an empty file"),
         (b"no picture", "found another file"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "found another file"),
-        (encode(draw(T_SHIRT), "PNG")[:20], "found "),
         (encode(draw(T_SHIRT), "PNG")[:500], "found a damaged one ("),
         (encode(draw(T_SHIRT), "JPEG")[:900], "found a damaged one ("),
-        (encode(draw(T_SHIRT), "GIF")[:900], "found a damaged one ("),
-        (encode(draw(T_SHIRT), "TIFF")[:900], "found "),
         (encode(draw(T_SHIRT), "WEBP")[:300], "found "),
-        (encode_float(float("nan")), "found a damaged one (levels that are no finite numbers)"),
+        (
+            encode(np.full((4, 4), np.nan, np.float32), "TIFF"),
+            "found a damaged one (levels that are no finite",
+        ),
     ],
-    ids=["empty", "text", "program", "png header", "png", "jpeg", "gif", "tiff", "webp", "no numbers"],
+    ids=["empty", "text", "program", "png", "jpeg", "webp", "no numbers"],
 )
 def test_a_file_that_is_no_whole_image_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "x.png"
@@ -410,15 +393,12 @@ def refuse(*_: Any, **__: Any) -> None:
     raise PermissionError(13, "Permission denied")  # not by its mode: the superuser may read all
 
 
-@pytest.mark.parametrize(("height", "is_refused"), [(20, False), (21, True)])
 def test_a_file_that_unpacks_to_too_much_is_refused_and_a_large_one_gives_no_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, height: int, is_refused: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path / "x.png", Image.new("1", (30, height)))
+    large, too_large = (save(tmp_path / f"{rows}.png", Image.new("1", (30, rows))) for rows in (20, 21))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 314)
 
-    if is_refused:
-        with pytest.raises(UserError, match=r"^expected at most 628 pixels, found more; make the photo smaller"):
-            read_photo(path)
-    else:
-        assert read_photo(path).shape == (20, 30, 3)  # warnings are errors here
+    assert read_photo(large).shape == (20, 30, 3)  # a warning would be an error here
+    with pytest.raises(UserError, match=r"^expected at most 628 pixels, found more; make the photo smaller"):
+        read_photo(too_large)
