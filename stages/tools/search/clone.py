@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stages.lib.errors import UserError
+from stages.lib.params.yaml_1_2 import read_yaml
 from stages.lib.storage.files import read_arrays, read_json
 from stages.lib.training.divergence import DivergedError
 
@@ -89,7 +88,7 @@ def open_repository() -> Repository:
 def _check_images(cache: Path) -> None:
     """Checks that the outputs of `prepare` lie in the cache: else every trial would download and split the images."""
     lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
+    stages = (read_yaml(lock) or {}).get("stages", {}) if lock.exists() else {}
     digests = [out["md5"] for out in stages.get("prepare", {}).get("outs", [])]
     if not digests or not all((cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in digests):
         raise UserError(
@@ -187,7 +186,7 @@ def read_failure(clone: Path) -> str:
 
 
 def is_diverged(failure: str) -> bool:
-    """Tells whether a training failed for its own parameters. The line is all that gets through dvc."""
+    """Tells whether a training failed for its own parameters. Of its error, dvc passes on the line that it printed."""
     return DivergedError.SIGN in failure
 
 

@@ -54,9 +54,10 @@ def work(job: Job, storage: RDBStorage) -> None:
 
 
 def run_next(job: Job, study: optuna.Study, storage: RDBStorage) -> None:
-    """Runs the trial that waits, or a new one; nobody is told of one that another machine makes again by now.
+    """Runs a trial that waits, or else a new one, and tells the study how it ended.
 
-    As `optuna.Study.optimize` does, which tells that case from others by the words of an error alone.
+    The trial may be another machine's by now, where this one was silent for too long: then there is nothing to tell.
+    `optuna.Study.optimize` would raise a `ValueError` that only its words tell from any other.
     """
     trial = study.ask()
     try:
