@@ -1,11 +1,7 @@
 import io
 import os
-import stat
-import subprocess
-import sys
 import time
 import tracemalloc
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,6 @@ from stages.tools.photo import (
     FORMATS,
     find_box,
     measure_distance,
-    pad_to_square,
     prepare_photo,
     read_photo,
     read_prepared,
@@ -26,18 +21,17 @@ from stages.tools.photo import (
     sharpen,
 )
 
-ROOT = Path(__file__).parents[1]
 WHITE, BLACK, NAVY, RED = (255, 255, 255), (0, 0, 0), (20, 30, 90), (190, 40, 50)
 T_SHIRT = [(22, 15), (26, 17), (34, 17), (38, 15), (52, 22), (48, 33), (42, 30), (42, 65), (18, 65), (18, 30), (12, 33)]
 TROUSERS = [(20, 10), (40, 10), (43, 72), (33, 72), (30, 25), (27, 72), (17, 72)]
 
 
 def draw(
-    garment: list[tuple[int, int]], background: tuple[int, ...] = WHITE, color: tuple[int, ...] = NAVY, scale: int = 5
+    garment: list[tuple[int, int]], background: tuple[int, ...] = WHITE, color: tuple[int, ...] = NAVY
 ) -> np.ndarray:
-    """Draws a garment whose corners are (x, y) in a field of 60 x 80, with soft edges."""
-    image = Image.new("RGB", (60 * scale, 80 * scale), background)
-    ImageDraw.Draw(image).polygon([(x * scale, y * scale) for x, y in garment], fill=color)
+    """Draws a garment whose corners are (x, y) in a field of 60 x 80, five times as large, with soft edges."""
+    image = Image.new("RGB", (300, 400), background)
+    ImageDraw.Draw(image).polygon([(5 * x, 5 * y) for x, y in garment], fill=color)
     return np.asarray(image.filter(ImageFilter.GaussianBlur(1)))
 
 
@@ -50,11 +44,11 @@ def make_rectangle(
     return photo
 
 
-def make_dataset_image(max_level: int = 255) -> np.ndarray:
+def make_dataset_image() -> np.ndarray:
     """Makes a 28 x 28 image as the data set has them: a garment of many levels, 20 px wide, on 0."""
     image = np.zeros((28, 28), np.uint8)
-    image[:, 4:24] = np.random.default_rng(3).integers(1, max_level + 1, (28, 20))
-    image[7, 9] = max_level
+    image[:, 4:24] = np.random.default_rng(3).integers(1, 256, (28, 20))
+    image[7, 9] = 255
     return image
 
 
@@ -74,16 +68,11 @@ def correlate(first: np.ndarray, second: np.ndarray) -> float:
 # Like the data set
 
 
-def test_an_image_of_the_data_set_is_left_as_it_is() -> None:
+@pytest.mark.parametrize("is_negated", [False, True])
+def test_an_image_of_the_data_set_is_left_as_it_is(is_negated: bool) -> None:
     image = make_dataset_image()
 
-    np.testing.assert_array_equal(prepare_photo(as_photo(image), 28), image)
-
-
-def test_an_image_of_the_data_set_is_left_as_it_is_when_it_was_negated() -> None:
-    image = make_dataset_image()
-
-    np.testing.assert_array_equal(prepare_photo(as_photo(255 - image), 28), image)
+    np.testing.assert_array_equal(prepare_photo(as_photo(255 - image if is_negated else image), 28), image)
 
 
 def test_an_image_of_the_data_set_survives_being_blown_up_on_white() -> None:
@@ -110,14 +99,6 @@ def test_a_garment_looks_the_same_on_any_background(
     assert correlate(prepare_photo(draw(garment, background, color), 28), on_white) > 0.98
 
 
-def test_the_background_is_0_and_the_strongest_pixel_255() -> None:
-    prepared = prepare_photo(draw(TROUSERS, color=(180, 190, 200)), 28)
-
-    assert prepared.dtype == np.uint8
-    assert prepared.shape == (28, 28)
-    assert (prepared[:, :5].max(), prepared[:, 23:].max(), prepared.max()) == (0, 0, 255)
-
-
 def test_trousers_are_as_tall_as_the_image_centred_and_have_two_legs() -> None:
     prepared = prepare_photo(draw(TROUSERS), 28)
     columns = np.flatnonzero(prepared.max(axis=0) > 100)
@@ -142,13 +123,6 @@ def test_sharp_edges_do_not_dim_what_is_as_dark_as_can_be() -> None:
     prepared = prepare_photo(draw(T_SHIRT, color=BLACK), 28)
 
     assert prepared[10:24, 11:17].min() == 255
-
-
-def test_outlines_are_sharpened() -> None:
-    prepared = prepare_photo(draw(T_SHIRT), 28)
-
-    assert prepared[14, 14] < 225
-    assert prepared[12:20, 10:18].max() < prepared[14].max() > 240
 
 
 @pytest.mark.parametrize(("background", "garment"), [(255, 55), (0, 200), (100, 255)])
@@ -199,36 +173,25 @@ def test_a_background_that_grows_darker_is_cut_off() -> None:
     assert find_box(measure_distance(photo.astype(np.uint8))[0]) == (50, 150, 60, 100)
 
 
-@pytest.mark.parametrize(("level", "found"), [(242, False), (243, False), (241, True)])
-def test_what_is_within_5_percent_of_the_background_is_cut_off(level: int, found: bool) -> None:
+@pytest.mark.parametrize(("difference", "left"), [(12, 2), (13, 1)])
+def test_what_is_within_5_percent_of_the_background_is_cut_off(difference: int, left: int) -> None:
     photo = make_rectangle((20, 20), (2, 18, 2, 18), 255, 200)
-    photo[10, 1] = level + 1  # 12, 11 or 13 from 255: the limit is 12.75
+    photo[10, 1] = 255 - difference  # the limit is 12.75
 
-    assert find_box(measure_distance(photo)[0])[2] == (1 if found else 2)
-
-
-def test_the_box_goes_from_the_first_row_to_after_the_last() -> None:
-    distance = np.zeros((5, 6))
-    distance[1, 4] = distance[3, 2] = 13
-
-    assert find_box(distance) == (1, 4, 2, 5)
+    assert find_box(measure_distance(photo)[0]) == (2, 18, left, 18)
 
 
-@pytest.mark.parametrize("color", [WHITE, BLACK, (128, 20, 200)])
 @pytest.mark.parametrize("size", [(1, 1), (28, 28), (300, 200)])
-def test_a_photo_of_one_colour_is_refused(color: tuple[int, ...], size: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match="found nothing that stands out from it"):
-        prepare_photo(np.full((*size, 3), color, np.uint8), 28)
+def test_a_photo_of_one_colour_is_refused(tmp_path: Path, size: tuple[int, int]) -> None:
+    path = save(tmp_path / "wall.png", np.full((*size, 3), RED, np.uint8))
 
-
-def test_a_speck_is_refused() -> None:
-    with pytest.raises(UserError, match=r"found only a speck of 2 x 3 of 200 x 100 pixels.*photograph it from nearer"):
-        prepare_photo(make_rectangle((100, 200), (50, 53, 70, 72)), 28)
+    with pytest.raises(UserError, match=r"wall\.png: expected a garment on a plain background, found nothing that"):
+        read_prepared(path, 28)
 
 
 def test_the_smallest_garment_is_a_28th_of_the_photo() -> None:
     assert prepare_photo(make_rectangle((224, 224), (50, 58, 70, 78)), 28).shape == (28, 28)
-    with pytest.raises(UserError, match="a speck of 7 x 7"):
+    with pytest.raises(UserError, match=r"found only a speck of 7 x 7 of 224 x 224 pixels.*photograph it from nearer"):
         prepare_photo(make_rectangle((224, 224), (50, 57, 70, 77)), 28)
 
 
@@ -248,10 +211,6 @@ def test_resizing_keeps_the_aspect_ratio_and_fits_the_longest_edge(
     np.testing.assert_allclose(result, 7.5, rtol=1e-6)
 
 
-def test_sharpening_leaves_a_plain_area_as_it_is() -> None:
-    np.testing.assert_allclose(sharpen(np.full((3, 4), 80.0)), 80)
-
-
 def test_sharpening_spreads_a_point_as_the_kernel_of_imagemagick() -> None:
     # 3 x 3 Gaussian of deviation 1: 1, e^-0.5, e^-1; sum 4.8976. Centre 2 x 4.8976, all divided by 4.8976 + 1.
     point = np.zeros((5, 5))
@@ -262,10 +221,6 @@ def test_sharpening_spreads_a_point_as_the_kernel_of_imagemagick() -> None:
         [[-0.06238, -0.10284, -0.06238], [-0.10284, 1.66088, -0.10284], [-0.06238, -0.10284, -0.06238]],
         atol=1e-5,
     )
-
-
-def test_an_odd_margin_goes_below_or_right() -> None:
-    assert pad_to_square(np.array([[1], [2]]), 4).tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]
 
 
 # Files
@@ -282,20 +237,11 @@ def test_every_format_is_read(tmp_path: Path, suffix: str) -> None:
     assert np.abs(read.astype(int) - photo).mean() < 3
 
 
-def test_the_suffix_does_not_matter(tmp_path: Path) -> None:
-    assert read_photo(save(tmp_path / "x.txt", draw(T_SHIRT), format="PNG")).shape == (224, 168, 3)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr", "I", "F"])
 def test_every_mode_gives_the_same_picture(tmp_path: Path, mode: str) -> None:
     grey = Image.fromarray(draw(T_SHIRT, color=BLACK)).convert("L")
-    if mode == "I;16":
-        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    elif mode == "PA":
-        image = grey.convert("P").convert("PA")
-    else:
-        image = grey.convert(mode)
-    path = save(tmp_path / ("x.png" if mode in ("1", "LA", "P", "RGBA", "I;16") else "x.tiff"), image)
+    image = grey.convert("P").convert("PA") if mode == "PA" else grey.convert(mode)
+    path = save(tmp_path / ("x.png" if mode in ("1", "LA", "P", "RGBA") else "x.tiff"), image)
 
     assert correlate(read_prepared(path, 28), prepare_photo(np.asarray(grey.convert("RGB")), 28)) > 0.99
 
@@ -382,27 +328,21 @@ def encode(photo: np.ndarray, name: str) -> bytes:
     return file.getvalue()
 
 
-def encode_float(level: float) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((4, 4), level, np.float32)).save(file, "TIFF")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("content", "found"),
     [
         (b"", "found an empty file"),
         (b"no picture", "found another file"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "found another file"),
-        (encode(draw(T_SHIRT), "PNG")[:20], "found "),
         (encode(draw(T_SHIRT), "PNG")[:500], "found a damaged one ("),
         (encode(draw(T_SHIRT), "JPEG")[:900], "found a damaged one ("),
-        (encode(draw(T_SHIRT), "GIF")[:900], "found a damaged one ("),
-        (encode(draw(T_SHIRT), "TIFF")[:900], "found "),
         (encode(draw(T_SHIRT), "WEBP")[:300], "found "),
-        (encode_float(float("nan")), "found a damaged one (levels that are no finite numbers)"),
+        (
+            encode(np.full((4, 4), np.nan, np.float32), "TIFF"),
+            "found a damaged one (levels that are no finite",
+        ),
     ],
-    ids=["empty", "text", "program", "png header", "png", "jpeg", "gif", "tiff", "webp", "no numbers"],
+    ids=["empty", "text", "program", "png", "jpeg", "webp", "no numbers"],
 )
 def test_a_file_that_is_no_whole_image_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
     path = tmp_path / "x.png"
@@ -431,74 +371,34 @@ def test_damage_anywhere_is_refused_or_read_and_never_a_fault(tmp_path: Path) ->
                 assert str(error).startswith(f"{path}: expected ")
 
 
-@pytest.mark.parametrize("kind", ["missing", "folder", "below a file", "pipe"])
-def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "x"
-    if kind == "folder":
-        path.mkdir()
-    if kind == "below a file":
-        path.write_bytes(b"")
-        path /= "y"
-    if kind == "pipe":
-        os.mkfifo(path)
+def test_what_is_no_file_or_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(Image, "open", refuse)
 
-    with pytest.raises(UserError) as caught:
-        read_prepared(path, 28)
-
-    found = {
+    for name, found in {
         "missing": "none: No such file or directory",
-        "folder": "a folder",
-        "below a file": "none: Not a directory",
+        ".": "a folder",
+        "file/below": "none: Not a directory",
         "pipe": "no regular file",
-    }[kind]
-    assert str(caught.value).startswith(f"{path}: expected an image in one of ")
-    assert f", found {found}; give a photo" in str(caught.value)
+        "file": "none: Permission denied",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            read_prepared(tmp_path / name, 28)
+        assert str(caught.value).startswith(f"{tmp_path / name}: expected an image in one of ")
+        assert f", found {found}; give a photo" in str(caught.value)
 
 
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "x.png", draw(T_SHIRT))
-    path.chmod(stat.S_IWUSR)
-    if os.access(path, os.R_OK):  # the superuser may read all
-
-        def refuse(*_: Any, **__: Any) -> None:
-            raise PermissionError(13, "Permission denied", str(path))
-
-        monkeypatch.setattr(Image, "open", refuse)
-
-    with pytest.raises(UserError, match=r"x\.png: expected .*, found none: Permission denied; give a photo"):
-        read_prepared(path, 28)
+def refuse(*_: Any, **__: Any) -> None:
+    raise PermissionError(13, "Permission denied")  # not by its mode: the superuser may read all
 
 
-def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(tmp_path / "x.png", Image.new("1", (30, 21)))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 314)
-
-    with pytest.raises(UserError, match=r"x\.png: expected at most 628 pixels, found more; make the photo smaller"):
-        read_prepared(path, 28)
-
-
-def test_a_photo_that_is_large_but_not_refused_gives_no_warning(
+def test_a_file_that_unpacks_to_too_much_is_refused_and_a_large_one_gives_no_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = save(tmp_path / "x.png", Image.new("1", (30, 20)))
+    large, too_large = (save(tmp_path / f"{rows}.png", Image.new("1", (30, rows))) for rows in (20, 21))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 314)
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        read_photo(path)
-
-    assert caught == []
-
-
-def test_a_refusal_of_what_the_photo_shows_names_the_file(tmp_path: Path) -> None:
-    path = save(tmp_path / "wall.png", Image.new("RGB", (50, 50), RED))
-
-    with pytest.raises(UserError, match=r"wall\.png: expected a garment on a plain background, found nothing that"):
-        read_prepared(path, 28)
-
-
-def test_neither_tensorflow_nor_matplotlib_is_loaded() -> None:
-    code = "import sys, stages.tools.photo; print([n for n in ('tensorflow', 'matplotlib') if n in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-
-    assert result.stdout == "[]\n"
+    assert read_photo(large).shape == (20, 30, 3)  # a warning would be an error here
+    with pytest.raises(UserError, match=r"^expected at most 628 pixels, found more; make the photo smaller"):
+        read_photo(too_large)

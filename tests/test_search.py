@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,16 +23,24 @@ import optuna
 import psutil
 import psycopg
 import pytest
+import yaml
 from optuna.storages._rdb.models import TrialModel
-from pipeline import commit, dvc, edit_params, require_program, run, run_commands
+from pipeline import commit, dvc, edit_params, read_commands, require_program, run, run_commands
+from sections import replace
+from servers import find_free_ports
 
-from stages.tools.search import open_storage, open_study
-from stages.tools.search.space import SearchParams
-from stages.tools.search.trial import is_diverged
+from stages.lib.errors import UserError
+from stages.lib.training.divergence import DivergedError
+from stages.tools.search.clone import is_diverged, open_repository
+from stages.tools.search.space import load_search_params
+from stages.tools.search.study import name_study, open_storage, open_study
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
 HOPELESS = 1e-09
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning"
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +48,18 @@ class Searched:
     """A clone in which a search with two workers was killed in the middle of two trainings, and then run again."""
 
     folder: Path
-    survivors: list[str]
+    survivors: list[psutil.Process]
     resumed: set[str]
     printed: str
 
 
 @contextmanager
-def searching(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+def searching(folder: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
     """Starts a search, and ends it after the block in any case."""
     process = subprocess.Popen(
-        [*SEARCH, *arguments],
+        command,
         cwd=folder,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -77,38 +86,26 @@ def wait_until(holds: Callable[[], bool], seconds: float = 300) -> None:
         time.sleep(0.1)
 
 
-def list_running(folder: Path) -> list[str]:
-    """Lists the processes that work on the trials of `folder`."""
+def list_processes(folder: Path, module: str = "") -> list[psutil.Process]:
+    """Lists the processes that work on the trials of `folder`, or those of them that run a module."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if process.cwd().startswith(str(folder / ".dvc/tmp/search")):
-                found.append(" ".join(process.cmdline()))
-    return found
-
-
-def find_trainings(folder: Path) -> list[psutil.Process]:
-    """Finds the trainings of the trials of `folder` that have saved a checkpoint."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            trial = Path(process.cwd())
-            is_training = trial.parent == folder / ".dvc/tmp/search" and "stages.train" in process.cmdline()
-            if is_training and any((trial / "data/checkpoints").glob("train@*.npz")):
+            if Path(process.cwd()).is_relative_to(folder / ".dvc/tmp/search") and module in " ".join(process.cmdline()):
                 found.append(process)
     return found
 
 
 def suspend_trainings(folder: Path) -> int:
-    """Suspends those trainings, so that one that is ahead waits for the others; counts them."""
-    trainings = find_trainings(folder)
-    for training in trainings:
+    """Suspends the trainings that have saved a checkpoint, so that those that are ahead wait; counts them."""
+    ahead = [
+        process
+        for process in list_processes(folder, "stages.train")
+        if list(Path(process.cwd()).glob("data/checkpoints/train@*.npz"))
+    ]
+    for training in ahead:
         training.suspend()
-    return len(trainings)
-
-
-def has_started(folder: Path) -> bool:
-    return any("stages.train" in command for command in list_running(folder))
+    return len({training.cwd() for training in ahead})
 
 
 def find_slowly(cls: Any, trial_id: int, session: Any, for_update: bool = False) -> Any:
@@ -124,9 +121,9 @@ def read_trials(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def configure(folder: Path, epochs: int, **search: object) -> None:
-    """Commits a space of two parameters, one value of which is hopeless."""
-    space = {"train.learning_rate": [0.003, HOPELESS], "models.tiny.dense": [[16], [24]]}
+def configure(folder: Path, epochs: int, more: Mapping[str, Any] | None = None, **search: Any) -> None:
+    """Commits a space of two learning rates, one of which is hopeless, and `more` parameters."""
+    space = {"train.learning_rate": [0.003, HOPELESS], **(more or {})}
     edit_params(folder, train={"epochs": epochs}, search={"candidate": "tiny-none", "space": space, **search})
     commit(folder)
 
@@ -137,19 +134,20 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     shutil.copytree(finished, folder, symlinks=True)
     # With this seed the first two draws are good and the third is hopeless; trials 0 and 1 are made again as 2 and 3.
     # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
-    configure(folder, epochs=20, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
+    widths = {"models.tiny.dense": [[16], [24]]}
+    configure(folder, epochs=20, more=widths, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
     try:
-        with searching(folder, "--workers", "2"):
+        with searching(folder, *SEARCH, "--workers", "2"):
             wait_until(lambda: suspend_trainings(folder) == 2)
     finally:
-        for training in find_trainings(folder):
+        for training in list_processes(folder, "stages.train"):
             training.resume()  # else it could not even end
     with suppress(AssertionError):
-        wait_until(lambda: not list_running(folder), seconds=5)
-    survivors = list_running(folder)
+        wait_until(lambda: not list_processes(folder), seconds=5)
+    survivors = list_processes(folder)
 
     resumed = set()
-    with searching(folder, "--workers", "2") as process:
+    with searching(folder, "bash", "-c", read_commands("search-workers")) as process:
         while process.poll() is None:
             for log in folder.glob(".dvc/tmp/search/*.log"):
                 with suppress(FileNotFoundError):
@@ -163,7 +161,7 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
 
 def test_no_training_outlives_a_search_that_is_killed(searched: Searched) -> None:
     assert searched.survivors == []
-    assert list_running(searched.folder) == []
+    assert list_processes(searched.folder) == []
 
 
 def test_a_killed_search_goes_on_with_its_trials_and_makes_as_many_as_were_asked_for(searched: Searched) -> None:
@@ -203,8 +201,7 @@ def test_the_best_trial_is_applied_by_the_command_that_is_printed_and_needs_no_t
 
     dvc(copy, *command.split())
 
-    printed = dvc(copy, "repro", "train@tiny-none")
-    assert "Data and pipelines are up to date" in printed
+    assert "Data and pipelines are up to date" in dvc(copy, "repro", "train@tiny-none")
     metrics = json.loads((copy / "data/train/tiny-none/metrics.json").read_text())
     assert metrics["val_accuracy"] == float(best["val_accuracy"])
 
@@ -229,14 +226,17 @@ def test_pictures_are_drawn_anew_on_request(searched: Searched) -> None:
     assert "trial 4" not in printed
 
 
-@pytest.mark.parametrize("command", ["search", "search-workers"])
-def test_a_search_that_is_complete_starts_nothing_and_says_what_came_out(searched: Searched, command: str) -> None:
-    printed = run_commands(searched.folder, command).splitlines()
+def test_a_search_that_is_complete_starts_nothing_and_says_what_came_out(searched: Searched) -> None:
+    printed = run_commands(searched.folder, "search").splitlines()
     assert printed == ["goes on with 3 of 3 trials", *searched.printed.splitlines()[-2:]]
 
 
+def test_a_search_leaves_nothing_in_git(searched: Searched) -> None:
+    assert run(searched.folder, "git", "status", "--porcelain") == ""
+    assert not (searched.folder / ".dvc/tmp/search").exists()
+
+
 @pytest.mark.usefixtures("tmp_dir")
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_trial_that_waits_is_given_to_one_worker_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrialModel, "find_or_raise_by_id", classmethod(find_slowly))
     workers = 4
@@ -254,9 +254,8 @@ def test_a_trial_that_waits_is_given_to_one_worker_only(monkeypatch: pytest.Monk
 
 
 @pytest.mark.usefixtures("tmp_dir")
-@pytest.mark.filterwarnings("ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning")
 def test_no_trial_is_stopped_within_the_share_of_the_training_that_says_little() -> None:
-    search = SearchParams("tiny-none", trials=2, seed=0, startup_trials=1, warmup_fraction=0.25, space={})
+    search = replace(load_search_params(ROOT / "params.yaml"), startup_trials=1, warmup_fraction=0.25)
     study = open_study(open_storage(None), "some", search)
     good, bad = study.ask(), study.ask()
     for step in range(1, 11):
@@ -271,9 +270,27 @@ def test_no_trial_is_stopped_within_the_share_of_the_training_that_says_little()
     assert is_stopped == [False, False, True]
 
 
-def test_a_search_leaves_nothing_in_git(searched: Searched) -> None:
-    assert run(searched.folder, "git", "status", "--porcelain") == ""
-    assert not (searched.folder / ".dvc/tmp/search").exists()
+def test_a_study_goes_on_while_nothing_changes_that_a_training_depends_on(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(copy)
+
+    def name() -> str:
+        return name_study(load_search_params(), yaml.safe_load(Path("params.yaml").read_text()))
+
+    names = [name()]
+    edit_params(copy, search={"trials": 9}, preview={"versions": 3}, export={"weight_bits": 4})
+    (copy / "stages/report.py").write_text("")
+    commit(copy)
+    assert name() == names[0]
+    edit_params(copy, search={"seed": 9})
+    names.append(name())
+    edit_params(copy, train={"learning_rate": 0.002})
+    names.append(name())
+    (copy / "stages/train.py").write_text("")
+    commit(copy)
+    names.append(name())
+    assert len(set(names)) == len(names)
 
 
 def test_a_trial_that_fails_ends_the_search_and_is_given_up_when_it_fails_again(copy: Path) -> None:
@@ -290,16 +307,21 @@ def test_a_trial_that_fails_ends_the_search_and_is_given_up_when_it_fails_again(
     ]
 
 
+def test_a_training_whose_loss_is_no_number_is_told_from_other_failures() -> None:
+    assert is_diverged(str(DivergedError("tiny-none", float("nan"), 1)))
+    assert not is_diverged("[Errno 28] No space left on device")
+
+
 def test_ctrl_c_ends_the_trainings_and_says_how_to_go_on(copy: Path) -> None:
     configure(copy, epochs=1000, trials=2)
-    with searching(copy, "--workers", "2") as process:
-        wait_until(lambda: has_started(copy))
+    with searching(copy, *SEARCH, "--workers", "2") as process:
+        wait_until(lambda: bool(list_processes(copy, "stages.train")))
         process.send_signal(signal.SIGINT)
         printed = process.communicate(timeout=60)[0]
 
     assert process.returncode == 130
     assert printed == "interrupted: the same command goes on with this search\n"
-    assert list_running(copy) == []
+    assert list_processes(copy) == []
 
 
 @pytest.fixture
@@ -314,14 +336,8 @@ def database() -> Iterator[str]:
     (folder / "password").chmod(0o644)
     options = ["--username=search", "--auth=scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync"]
     subprocess.run([initdb, *options, folder / "data"], check=True, capture_output=True, user=user, cwd=folder)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = find_free_ports(1)
     settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", f"port={port}"]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [postgres, "-D", folder / "data", *settings], stdout=log, stderr=log, user=user, cwd=folder
-        )
     address = f"search:secret@127.0.0.1:{port}/postgres"
 
     def answers() -> bool:
@@ -329,13 +345,15 @@ def database() -> Iterator[str]:
             return True
         return False
 
-    try:
-        wait_until(answers, seconds=30)
-        yield f"postgresql+psycopg://{address}"
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(timeout=30)
-        shutil.rmtree(folder)
+    command, quiet = [postgres, "-D", str(folder / "data"), *settings], subprocess.DEVNULL
+    with subprocess.Popen(command, stdout=quiet, stderr=quiet, user=user, cwd=folder) as server:
+        try:
+            wait_until(answers, seconds=30)
+            yield f"postgresql+psycopg://{address}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=30)
+            shutil.rmtree(folder)
 
 
 def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on_with(
@@ -343,11 +361,11 @@ def test_machines_share_a_search_and_one_makes_again_what_another_does_not_go_on
 ) -> None:
     configure(copy, epochs=3, trials=2)  # other parameters than those that the commit has trained with
     other = Path(shutil.copytree(copy, tmp_path / "other", symlinks=True))
-    with searching(copy, "--storage", database) as asleep:
-        wait_until(lambda: has_started(copy))
+    with searching(copy, *SEARCH, "--storage", database) as asleep:
+        wait_until(lambda: bool(list_processes(copy, "stages.train")))
         asleep.send_signal(signal.SIGSTOP)
-        with searching(other, "--storage", database) as awake:
-            wait_until(lambda: has_started(other))
+        with searching(other, *SEARCH, "--storage", database) as awake:
+            wait_until(lambda: bool(list_processes(other, "stages.train")))
             with psycopg.connect(  # ten minutes later
                 database.replace("+psycopg", ""), options="-c statement_timeout=60s"
             ) as connection:
@@ -381,75 +399,50 @@ def test_machines_that_start_at_once_do_not_stumble_over_the_tables_of_each_othe
 import sys
 from concurrent.futures import ThreadPoolExecutor
 sys.path.insert(0, {str(ROOT)!r})
-from stages.tools.search import open_storage
+from stages.tools.search.study import open_storage
 with ThreadPoolExecutor(4) as pool:
     print([storage.get_all_studies() for storage in pool.map(open_storage, [{database!r}] * 4)])
 """
     assert run(tmp_path, sys.executable, "-W", "ignore", "-c", code) == "[[], [], [], []]\n"
 
 
-def test_a_database_that_does_not_answer_is_one_line_without_the_password(copy: Path) -> None:
-    printed = run(copy, *SEARCH, "--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/db", status=1)
-    assert printed.startswith("error: --storage: postgresql+psycopg://me:***@127.0.0.1:1/db: connection failed")
-    assert "secret" not in printed
-    assert len(printed.splitlines()) == 1
-
-
+@pytest.mark.usefixtures("tmp_dir")
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgres", "error: --storage: the URL: Could not parse SQLAlchemy URL"),
-        ("mysql://me:secret@host/db", "error: --storage: mysql://me:***@host/db: No module named 'MySQLdb'"),
+        ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "postgresql+psycopg://me:***@127.0.0.1:1/db: connection"),
+        ("mysql://me:secret@host/db", "mysql://me:***@host/db: No module named 'MySQLdb'"),
+        ("postgres", "the URL: Could not parse SQLAlchemy URL"),
     ],
 )
-def test_a_url_that_names_no_database_is_refused_in_one_line(finished: Path, url: str, message: str) -> None:
-    printed = run(finished, *SEARCH, "--storage", url, "--plots", status=1)
-    assert printed.startswith(message)
-    assert "secret" not in printed
-    assert len(printed.splitlines()) == 1
-
-
-def test_changes_that_trials_would_not_see_are_refused(copy: Path) -> None:
-    edit_params(copy, train={"epochs": 3})
-    (copy / "stages/new.py").touch()
-    printed = run(copy, *SEARCH, status=1)
-    assert printed == (
-        "error: params.yaml, stages/new.py: changed since the last commit, which is what trials run; "
-        "commit the change or undo it\n"
-    )
-
-
-def test_images_that_are_not_in_the_cache_are_asked_for_before_any_trial(copy: Path) -> None:
-    shutil.rmtree(copy / ".dvc/cache")
-    assert run(copy, *SEARCH, status=1).startswith("error: data/prepare: not in the DVC cache; run `dvc repro prepare`")
-
-
-def test_a_folder_that_is_no_repository_is_refused(tmp_path: Path, copy: Path) -> None:
-    shutil.copytree(copy / "stages", tmp_path / "plain/stages")
-    shutil.copy(copy / "params.yaml", tmp_path / "plain")
-    printed = run(tmp_path / "plain", *SEARCH, status=1)
-    assert printed == "error: no Git and DVC repository here; run this from the top of the clone\n"
+def test_a_database_that_does_not_answer_is_one_line_without_the_password(url: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        open_storage(url)
+    assert str(caught.value).startswith(f"--storage: {message}")
+    assert "secret" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_second_search_in_a_clone_is_refused(copy: Path) -> None:
-    with (copy / ".dvc/tmp/search.lock").open("w") as lock:
+    with (copy / "data/running/search").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         printed = run(copy, *SEARCH, status=1)
-    assert printed == "error: a search runs here already; use its --workers, or another clone\n"
+    assert re.fullmatch(
+        "error: search: already running here, as process .*; use its --workers, or another clone\n", printed
+    )
 
 
-def test_an_unknown_candidate_is_refused(copy: Path) -> None:
-    edit_params(copy, search={"candidate": "tinny-none"})
-    printed = run(copy, *SEARCH, status=1)
-    assert "search.candidate: unknown name 'tinny'; did you mean 'tiny'?" in printed
-    assert "Traceback" not in printed
-
-
-def test_a_training_whose_loss_is_no_number_is_told_from_other_failures() -> None:
-    from stages.lib.errors import UserError
-    from stages.lib.training.progress import Progress
-
-    with pytest.raises(UserError) as caught:
-        Progress("tiny-none", 2, 3).on_epoch_end(0, {"loss": float("nan")})
-    assert is_diverged(str(caught.value))
-    assert not is_diverged("[Errno 28] No space left on device")
+def test_trials_need_a_repository_whose_changes_are_committed_and_whose_images_are_cached(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no Git and DVC repository here"):
+        open_repository()
+    monkeypatch.chdir(copy)
+    (copy / "stages/new.py").touch()
+    with pytest.raises(UserError, match=r"^stages/new\.py: changed since the last commit"):
+        open_repository()
+    (copy / "stages/new.py").unlink()
+    shutil.rmtree(copy / ".dvc/cache")
+    with pytest.raises(UserError, match=r"^data/prepare: not in the DVC cache; run `dvc repro prepare`"):
+        open_repository()

@@ -25,8 +25,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,9 @@ from werkzeug.serving import make_server
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits
 from stages.lib.network.metrics import compute_probabilities
-from stages.lib.storage.files import read_json, read_split
+from stages.lib.storage.files import read_split
 from stages.tools.photo import decode_photo, prepare_photo
-from stages.tools.predict import MODEL, REMEDY, rank, read_card, read_classifier
+from stages.tools.predict import MODEL, rank, read_card, read_classifier
 
 TEST = Path("data/prepare/test.npz")
 PAGE = Path(__file__).with_name("demo_page")
@@ -61,18 +60,6 @@ HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """The shipped model, ready for one image at a time, and what its card says."""
-
-    interpreter: Interpreter
-    class_names: list[str]
-    image_size_px: int
-    name: str
-    precision: str
-    test_accuracy: float
-
-
 def parse_arguments() -> argparse.Namespace:
     """Reads the command line: `port` and `model`."""
     parser = argparse.ArgumentParser(
@@ -83,22 +70,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
     return parser.parse_args()
-
-
-def read_model(path: Path) -> Model:
-    """Reads the model and its card.
-
-    Raises:
-        UserError: if one is missing, they do not fit each other, or the card lacks a key.
-    """
-    class_names, image_size_px = read_card(path)
-    card = read_json(path.with_suffix(".json"))
-    for key, kind in (("name", str), ("precision", str), ("test_accuracy", float)):
-        if not isinstance(card.get(key), kind):
-            found = f"expected {key} of type {kind.__name__}, got {card.get(key)!r}"
-            raise UserError(f"{path.with_suffix('.json')}: {found}; {REMEDY}")
-    interpreter = read_classifier(path, 1, image_size_px, len(class_names))
-    return Model(interpreter, class_names, image_size_px, card["name"], card["precision"], card["test_accuracy"])
 
 
 def read_examples(path: Path) -> dict[int, bytes]:
@@ -117,25 +88,34 @@ def encode_png(image: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def predict(model: Model, content: bytes) -> dict[str, Any]:
+def predict(interpreter: Interpreter, card: Mapping[str, Any], content: bytes) -> dict[str, Any]:
     """Classifies an image file; returns the answer that the module's docstring describes.
 
     Raises:
         UserError: if it is no image, or shows nothing.
     """
-    image = prepare_photo(decode_photo(io.BytesIO(content)), model.image_size_px)
+    image = prepare_photo(decode_photo(io.BytesIO(content)), card["image_size_px"])
     started = time.perf_counter()
-    logits = predict_logits(model.interpreter, image[np.newaxis])
+    logits = predict_logits(interpreter, image[np.newaxis])
     milliseconds = 1000 * (time.perf_counter() - started)
     return {
-        "predictions": rank(compute_probabilities(logits)[0], model.class_names),
+        "predictions": rank(compute_probabilities(logits)[0], card["class_names"]),
         "seen": f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}",
         "milliseconds": round(milliseconds, 3),
     }
 
 
-def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) -> Flask:
-    """Builds the application; `hosts` are the names under which browsers of this machine reach it."""
+def build_app(
+    interpreter: Interpreter, card: Mapping[str, Any], examples: Mapping[int, bytes], hosts: Sequence[str]
+) -> Flask:
+    """Builds the application.
+
+    Args:
+        interpreter: of the model, ready for one image at a time.
+        card: what the .json beside the model says.
+        examples: a PNG for each label that has one.
+        hosts: the names under which browsers of this machine reach the application.
+    """
     app = Flask(__name__, static_folder=PAGE, static_url_path="/page", template_folder=PAGE)
     app.config["MAX_CONTENT_LENGTH"] = MAX_UPLOAD_BYTES
     origins = [f"http://{host}" for host in hosts]
@@ -154,8 +134,8 @@ def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) ->
 
     @app.get("/")
     def show_page() -> str:
-        names = {label: model.class_names[label] for label in examples if label < len(model.class_names)}
-        return render_template("index.html", model=model, examples=names, max_bytes=MAX_UPLOAD_BYTES)
+        names = {label: card["class_names"][label] for label in examples if label < len(card["class_names"])}
+        return render_template("index.html", card=card, examples=names, max_bytes=MAX_UPLOAD_BYTES)
 
     @app.get("/examples/<int:label>.png")
     def show_example(label: int) -> Response:
@@ -168,7 +148,7 @@ def build_app(model: Model, examples: dict[int, bytes], hosts: Sequence[str]) ->
         content = request.get_data()
         with lock:
             try:
-                return predict(model, content), 200
+                return predict(interpreter, card, content), 200
             except UserError as error:
                 return {"error": str(error)}, 422
 
@@ -202,14 +182,19 @@ def listen(port: int) -> socket.socket:
 def main() -> None:
     """Runs the tool."""
     arguments = parse_arguments()
-    model = read_model(arguments.model)
-    examples = read_examples(TEST)
+    card = read_card(arguments.model, name=str, precision=str, test_accuracy=float)
+    interpreter = read_classifier(
+        arguments.model,
+        batch_size=1,
+        image_size_px=card["image_size_px"],
+        num_classes=len(card["class_names"]),
+    )
     with listen(arguments.port) as opened:
         port = opened.getsockname()[1]
-        app = build_app(model, examples, list_hosts(port))
+        app = build_app(interpreter, card, examples=read_examples(TEST), hosts=list_hosts(port))
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # faults, not requests
         server = make_server(HOST, port, app, threaded=True, fd=opened.fileno())
-        print(f"http://{HOST}:{port} shows {model.name}, {model.precision}; Ctrl-C ends it", flush=True)
+        print(f"http://{HOST}:{port} shows {card['name']}, {card['precision']}; Ctrl-C ends it", flush=True)
         server.serve_forever()
 
 

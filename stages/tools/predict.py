@@ -13,7 +13,6 @@ that is refused is a line on stderr and an exit status of 1; the others are answ
 """
 
 import argparse
-import hashlib
 import json
 import signal
 import sys
@@ -28,7 +27,7 @@ from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, read_interpreter
 from stages.lib.network.metrics import compute_probabilities
 from stages.lib.network.quiet import quiet_stderr
-from stages.lib.storage.files import read_json
+from stages.lib.storage.files import compute_sha256, read_json
 from stages.tools.photo import read_prepared
 
 MODEL = Path("data/ship/model.tflite")
@@ -49,45 +48,44 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_card(path: Path) -> tuple[list[str], int]:
-    """Reads the class names, label 0 first, and the image size in pixels of the model at `path`.
+def read_card(model: Path, **more: type) -> dict[str, Any]:
+    """Reads the .json beside a model: `sha256`, `class_names`, label 0 first, `image_size_px`, and the keys `more`.
 
     Raises:
-        UserError: if the model or the .json beside it is missing, that lacks a key, or it is of another model.
+        UserError: if the model or the .json is missing, that lacks a key, or it is of another model.
     """
-    card_path = path.with_suffix(".json")
-    for needed in (path, card_path):
+    path = model.with_suffix(".json")
+    for needed in (model, path):
         if not needed.is_file():
             raise UserError(f"{needed}: not found; {REMEDY}")
-    card = read_json(card_path)
-    for key, kind in (("sha256", str), ("class_names", list), ("image_size_px", int)):
+    card = read_json(path)
+    for key, kind in {"sha256": str, "class_names": list, "image_size_px": int, **more}.items():
         if not isinstance(card.get(key), kind):
-            raise UserError(f"{card_path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {REMEDY}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+            raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {REMEDY}")
+    found = compute_sha256(model)
     if found != card["sha256"]:
-        raise UserError(f"{path}: expected SHA-256 {card['sha256']}, as {card_path} says, got {found}; {REMEDY}")
-    return card["class_names"], card["image_size_px"]
+        raise UserError(f"{model}: expected SHA-256 {card['sha256']}, as {path} says, got {found}; {REMEDY}")
+    return card
 
 
-def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[np.ndarray, dict[int, str]]:
+def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Reads image files as the network expects them.
 
     Returns:
-        (M, image_size_px, image_size_px) uint8, the photos that can be used, in their order.
-        Why each of the others cannot, by its index in `photos`.
+        The photos that can be used, each (image_size_px, image_size_px) uint8, by their names.
+        Why each of the others cannot, by its name.
     """
-    images = []
-    errors = {}
-    for index, photo in enumerate(photos):
+    images, errors = {}, {}
+    for photo in photos:
         try:
-            images.append(read_prepared(Path(photo), image_size_px))
+            images[photo] = read_prepared(Path(photo), image_size_px)
         except UserError as error:
-            errors[index] = " ".join(str(error).splitlines())
-    return np.array(images, np.uint8).reshape(-1, image_size_px, image_size_px), errors
+            errors[photo] = " ".join(str(error).splitlines())
+    return images, errors
 
 
-def classify(path: Path, images: np.ndarray, class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """Classifies (M, size, size) uint8 images, M >= 0.
+def classify(model: Path, images: Sequence[np.ndarray], class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Classifies (size, size) uint8 images, which may be none.
 
     Returns:
         For each image the likeliest classes, likeliest first, as `class` and `probability`.
@@ -95,27 +93,32 @@ def classify(path: Path, images: np.ndarray, class_names: Sequence[str]) -> list
     Raises:
         UserError: as `read_classifier`.
     """
-    if len(images) == 0:
+    if not images:
         return []
-    interpreter = read_classifier(path, min(len(images), MAX_BATCH_SIZE), images.shape[1], len(class_names))
-    probabilities = compute_probabilities(predict_logits(interpreter, images))
+    interpreter = read_classifier(
+        model,
+        batch_size=min(len(images), MAX_BATCH_SIZE),
+        image_size_px=images[0].shape[0],
+        num_classes=len(class_names),
+    )
+    probabilities = compute_probabilities(predict_logits(interpreter, np.array(images)))
     return [rank(row, class_names) for row in probabilities]
 
 
-def read_classifier(path: Path, batch_size: int, image_size_px: int, num_classes: int) -> Interpreter:
+def read_classifier(model: Path, batch_size: int, image_size_px: int, num_classes: int) -> Interpreter:
     """Reads a model and makes it ready for batches of exactly `batch_size` images.
 
     Raises:
         UserError: if the model has another number of classes, or takes images of another size.
     """
     with quiet_stderr(show_on_failure=False):  # the runtime announces itself; its failures raise
-        interpreter = read_interpreter(path, batch_size, num_threads=1)
+        interpreter = read_interpreter(model, batch_size, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    expected, got = (image_size_px, num_classes), (int(given["shape"][1]), int(found["shape"][1]))
-    if got != expected:
+    size_px, num_logits = int(given["shape"][1]), int(found["shape"][1])
+    if (size_px, num_logits) != (image_size_px, num_classes):
         raise UserError(
-            f"{path}: expected images of {expected[0]} pixels and {expected[1]} classes, as the .json beside it says, "
-            f"got {got[0]} pixels and {got[1]} classes; {REMEDY}"
+            f"{model}: expected images of {image_size_px} pixels and {num_classes} classes, as the .json beside it "
+            f"says, got {size_px} pixels and {num_logits} classes; {REMEDY}"
         )
     return interpreter
 
@@ -130,38 +133,33 @@ def rank(probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str
     return [{"class": class_names[label], "probability": round(float(probabilities[label]), 6)} for label in labels]
 
 
-def list_results(
-    photos: Sequence[str], predictions: Sequence[list[dict[str, Any]]], errors: dict[int, str]
-) -> list[dict[str, Any]]:
-    """Lists the `file` of every photo with its `predictions` or its `error`, in order."""
-    remaining = iter(predictions)
-    return [
-        {"file": photo} | ({"error": errors[index]} if index in errors else {"predictions": next(remaining)})
-        for index, photo in enumerate(photos)
-    ]
-
-
-def format_line(result: dict[str, Any]) -> str:
+def format_line(photo: str, predictions: Sequence[dict[str, Any]]) -> str:
     """Writes an answer as a line.
 
-    >>> format_line({"file": "a.png", "predictions": [{"class": "Bag", "probability": 0.97531}]})
+    >>> format_line("a.png", [{"class": "Bag", "probability": 0.97531}])
     'a.png: Bag 97.5 %'
     """
-    shares = [f"{each['class']} {100 * each['probability']:.1f} %" for each in result["predictions"]]
-    file = result["file"].encode(errors="backslashreplace").decode()  # a name need not be text
-    return f"{file}: {', '.join(shares)}"
+    shares = [f"{each['class']} {100 * each['probability']:.1f} %" for each in predictions]
+    name = photo.encode(errors="backslashreplace").decode()  # a name need not be text
+    return f"{name}: {', '.join(shares)}"
 
 
 def main() -> None:
     """Runs the tool."""
     arguments = parse_arguments()
-    class_names, image_size_px = read_card(arguments.model)
-    images, errors = read_photos(arguments.photos, image_size_px)
-    results = list_results(arguments.photos, classify(arguments.model, images, class_names), errors)
+    card = read_card(arguments.model)
+    images, errors = read_photos(arguments.photos, card["image_size_px"])
+    answers = classify(arguments.model, list(images.values()), card["class_names"])
+    predictions = dict(zip(images, answers, strict=True))
     if arguments.json:
+        results = [
+            {"file": photo} | ({"error": errors[photo]} if photo in errors else {"predictions": predictions[photo]})
+            for photo in arguments.photos
+        ]
         print(json.dumps(results, indent=2, allow_nan=False))
     else:
-        print("".join(f"{format_line(result)}\n" for result in results if "predictions" in result), end="", flush=True)
+        lines = [format_line(photo, predictions[photo]) for photo in arguments.photos if photo in predictions]
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
     for error in errors.values():
         print(f"error: {error}", file=sys.stderr)
     sys.exit(1 if errors else 0)

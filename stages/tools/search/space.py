@@ -3,10 +3,12 @@
 import copy
 import json
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.lib.errors import UserError
 from stages.lib.params.checking import Section, check, find_name, refusal
@@ -22,20 +24,11 @@ class FloatRange(Section):
     low: Annotated[float, Field(ge=0, le=1_000_000)]
     high: Annotated[float, Field(ge=0, le=1_000_000)]
 
-    @field_validator("low", mode="before")
-    @classmethod
-    def _check_low(cls, low: Any, info: ValidationInfo) -> Any:
-        if info.data.get("log") and low == 0:
-            raise refusal("a number in (0, 1000000]", low)
-        return low
-
-    @field_validator("high", mode="before")
-    @classmethod
-    def _check_high(cls, high: Any, info: ValidationInfo) -> Any:
-        low = info.data.get("low", 0)
-        if type(high) not in (int, float) or not low < high <= 1_000_000:
-            raise refusal(f"a number in ({low!r}, 1000000]", high)
-        return high
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high or (self.log and self.low == 0):
+            raise refusal("low < high, and 0 < low with log", self.model_dump())
+        return self
 
 
 class IntegerRange(Section):
@@ -45,21 +38,11 @@ class IntegerRange(Section):
     high: Annotated[int, Field(ge=0, le=1_000_000)]
     step: Annotated[int, Field(ge=1, le=1_000_000)]
 
-    @field_validator("high", mode="before")
-    @classmethod
-    def _check_high(cls, high: Any, info: ValidationInfo) -> Any:
-        lowest = info.data.get("low", 0) + 1
-        if type(high) is not int or not lowest <= high <= 1_000_000:
-            raise refusal(f"an integer from {lowest} to 1000000", high)
-        return high
-
-    @field_validator("step")
-    @classmethod
-    def _check_step(cls, step: int, info: ValidationInfo) -> int:
-        low, high = info.data.get("low", 0), info.data.get("high", 0)
-        if (high - low) % step:
-            raise refusal(f"a step that leads from {low} to {high}", step)
-        return step
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.low < self.high or (self.high - self.low) % self.step:
+            raise refusal("low < high, and steps that lead from one to the other", self.model_dump())
+        return self
 
 
 Range = FloatRange | IntegerRange | tuple[Any, ...]
@@ -94,12 +77,6 @@ class SearchParams(Section):
         return self.candidate.split("-")[1]
 
 
-class _Search(Section):
-    """The file, as far as the search reads it by itself."""
-
-    search: SearchParams
-
-
 def load_search_params(path: Path = Path("params.yaml")) -> SearchParams:
     """Reads and checks the section `search` of `path`.
 
@@ -111,8 +88,7 @@ def load_search_params(path: Path = Path("params.yaml")) -> SearchParams:
     content = read_yaml(path)
     try:
         params = check_content(content)
-        known = {name: section for name, section in content.items() if name == "search"}
-        search: SearchParams = check(_Search, known).search
+        search: SearchParams = check(SearchParams, params.search, "search")
         find_name(search.model, params.models, "search.candidate")
         find_name(search.augmentation, params.augmentations, "search.candidate")
         search = search.model_copy(update={"space": read_space(search, params)})
@@ -125,22 +101,6 @@ def load_search_params(path: Path = Path("params.yaml")) -> SearchParams:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return search
-
-
-def check_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Checks that the stages would accept the content of params.yaml with other `values`, by their dotted keys.
-
-    Raises:
-        UserError: if not; the message names the key and what was expected.
-    """
-    changed = copy.deepcopy(dict(content))
-    for key, value in values.items():
-        *sections, last = key.split(".")
-        section = changed
-        for name in sections:
-            section = section[name]
-        section[last] = value
-    check_content(changed)
 
 
 def read_space(search: SearchParams, params: Params) -> dict[str, Range]:
@@ -168,13 +128,34 @@ def read_range(key: str, values: Any) -> Range:
     """
     where = f"search.space.{key}"
     if isinstance(values, list):
-        texts = [json.dumps(value) for value in values]
-        if len(texts) < 2 or len(set(texts)) != len(texts):
+        if len(values) < 2 or len({json.dumps(value) for value in values}) != len(values):
             raise UserError(f"{where}: expected at least two choices, each once; got {values!r}")
         return tuple(values)
     if not isinstance(values, dict):
         raise UserError(
             f"{where}: expected a list of choices, low, high and log, or low, high and step; got {values!r}"
         )
-    kind = IntegerRange if "step" in values else FloatRange
-    return check(kind, values, where)
+    return check(IntegerRange if "step" in values else FloatRange, values, where)
+
+
+def check_values(content: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Checks that the stages would accept the content of params.yaml with other `values`, by their dotted keys.
+
+    Raises:
+        UserError: if not; the message names the key and what was expected.
+    """
+    changed = copy.deepcopy(dict(content))
+    for key, value in values.items():
+        section, name = find_section(changed, key)
+        section[name] = value
+    check_content(changed)
+
+
+def find_section(content: Mapping[str, Any], key: str) -> tuple[Any, str]:
+    """Finds the section of params.yaml that holds the parameter with a dotted key, and the parameter's name there.
+
+    >>> find_section({"models": {"first": {"dropout": 0.5}}}, "models.first.dropout")
+    ({'dropout': 0.5}, 'dropout')
+    """
+    *sections, name = key.split(".")
+    return reduce(getitem, sections, content), name

@@ -1,245 +1,175 @@
-"""Runs one trial of a search: the pipeline's own stages, in a clone of its own that shares the cache of this one.
-
-A trial is the study narrowed to one candidate, up to `select_model`, with other values of some parameters. It becomes
-an experiment of this repository. Clones, because `dvc exp run --temp` is not made for several at once: it runs the
-first experiment that waits, whoever put it there.
-"""
+"""One trial: a training with values that the study drew, followed so that it can be stopped early."""
 
 import json
-import os
-import re
-import shutil
-import signal
 import subprocess
-import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import yaml
+import optuna
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import TrialState
 
 from stages.lib.errors import UserError
-from stages.lib.storage.files import read_arrays, read_json
-from stages.lib.training.divergence import DivergedError
+from stages.tools.search.clone import (
+    FOLDER,
+    Repository,
+    checkpoint_path,
+    end_group,
+    find_experiment,
+    is_diverged,
+    keep_experiment,
+    make_clone,
+    read_accuracies,
+    read_accuracy,
+    read_failure,
+    remove_clone,
+    start_training,
+)
+from stages.tools.search.space import FloatRange, IntegerRange, Range, SearchParams, check_values
+from stages.tools.search.study import NUM_POINTS, compare_points
 
-FOLDER = Path(".dvc/tmp/search")
-"""Holds the clones of the trials that run; ignored by Git and DVC."""
+POLL_SECONDS = 0.5
+MAX_FAILURES = 2
+"""Of a trial, before it is ended: the first may be due to the machine, the second is taken to be due to its values."""
 
-INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
-"""What a trial takes from the commit."""
 
-TARGET = "select_model"
-NUM_STEPS = 10
-"""Points of a training at which trials are compared."""
+class StoppedError(Exception):
+    """A trial ended before its training did, and has to be made again."""
+
+
+class SurplusError(Exception):
+    """Several workers started the last trial at once, and this one is too many."""
 
 
 @dataclass(frozen=True)
-class Repository:
-    """The clone in which the search was started: its commit, and the absolute path of its DVC cache."""
+class Job:
+    """What every trial of a search is made of.
 
-    commit: str
-    cache: str
+    Attributes:
+        study_name: of the study.
+        search: the section `search` of params.yaml.
+        params: the content of params.yaml.
+        repository: that trials clone.
+        place: this machine and folder.
+        stop: is set when the trials that run here are to be stopped.
+    """
+
+    study_name: str
+    search: SearchParams
+    params: Mapping[str, Any]
+    repository: Repository
+    place: str
+    stop: threading.Event
+
+    def find_clone(self, number: int) -> Path:
+        """Returns the path of a trial's clone, which its experiment is named after."""
+        return FOLDER / f"search-{self.study_name}-{number}"
 
 
-def run_git(*arguments: str, folder: Path = Path()) -> str:
-    """Runs git in `folder`; returns what it printed.
+def run_trial(job: Job, trial: optuna.Trial) -> float:
+    """Runs a trial; returns the accuracy on the validation images.
 
     Raises:
-        UserError: if it fails, with the last line that it printed.
+        TrialPruned: if its training is hopeless, fails for its values, or cannot be started with them.
+        StoppedError: if the search was stopped.
+        SurplusError: if there are enough trials.
+        UpdateFinishedTrialError: if another machine makes it again.
+        UserError: if it fails for any other reason.
     """
-    result = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    if result.returncode:
-        raise UserError(f"git {arguments[0]}: {_last_line(result.stderr)}")
-    return result.stdout.strip()
-
-
-def run_dvc(*arguments: str, folder: Path = Path()) -> str:
-    """Runs dvc in `folder`; returns what it printed on stdout.
-
-    Raises:
-        UserError: if it fails, with the last line that it printed.
-    """
-    result = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True)
-    if result.returncode:
-        raise UserError(f"dvc {arguments[0]}: {_last_line(result.stderr)}")
-    return result.stdout.strip()
-
-
-def open_repository() -> Repository:
-    """Checks that trials can be made of the repository in the working directory.
-
-    Raises:
-        UserError: if it is none of Git and DVC, it has changes that trials would not see, or the images are not in the
-            DVC cache.
-    """
-    if not (Path(".git").exists() and Path(".dvc").is_dir()):
-        raise UserError("no Git and DVC repository here; run this from the top of the clone")
-    changed = run_git("status", "--porcelain", "--", *INPUTS).splitlines()
-    if changed:
-        names = ", ".join(line.split(maxsplit=1)[1] for line in changed)
-        raise UserError(
-            f"{names}: changed since the last commit, which is what trials run; commit the change or undo it"
-        )
-    cache = run_dvc("cache", "dir")
-    _check_images(Path(cache))
-    return Repository(run_git("rev-parse", "HEAD"), cache)
-
-
-def _check_images(cache: Path) -> None:
-    """Checks that the outputs of `prepare` lie in the cache: else every trial would download and split the images."""
-    lock = Path("dvc.lock")
-    stages = (yaml.safe_load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
-    digests = [out["md5"] for out in stages.get("prepare", {}).get("outs", [])]
-    if not digests or not all((cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in digests):
-        raise UserError(
-            "data/prepare: not in the DVC cache; run `dvc repro prepare` or `dvc pull prepare`, and commit dvc.lock"
-        )
-
-
-def make_clone(repository: Repository, folder: Path, name: str, identity: Mapping[str, str]) -> None:
-    """Makes the clone of a trial, without the images, which dvc takes from the cache.
-
-    Args:
-        repository: to clone.
-        folder: of the clone; what it holds is removed.
-        name: of the trial.
-        identity: Git's settings `user.name` and `user.email` where this repository has its own.
-    """
-    clone = folder / name
-    shutil.rmtree(clone, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
-    run_git("checkout", "--quiet", "--detach", repository.commit, folder=clone)
-    for key, value in identity.items():
-        run_git("config", key, value, folder=clone)
-    with suppress(FileNotFoundError):
-        shutil.copy2(".dvc/config.local", clone / ".dvc/config.local")
-    run_dvc("cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
-
-
-def read_identity() -> dict[str, str]:
-    """Reads whom Git names as the author of experiments."""
-    keys = ("user.name", "user.email")
-    values = {
-        key: subprocess.run(["git", "config", key], capture_output=True, text=True).stdout.strip() for key in keys
-    }
-    return {key: value for key, value in values.items() if value}
-
-
-def start_training(clone: Path, model: str, augmentation: str, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """Starts `dvc exp run` in a clone, in a process group of its own that ends with the calling thread.
-
-    Args:
-        clone: of the trial, which is named as its folder.
-        model: of the candidate.
-        augmentation: of the candidate.
-        values: that parameters get, by their dotted keys.
-    """
-    settings = dict(values) | {"study.models": [model], "study.augmentations": [augmentation]}
-    options = [word for key, value in settings.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
-    launcher = [sys.executable, "-P", str(Path(__file__).with_name("attached.py")), str(os.getpid())]
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `python` in the commands of the stages
-        "DVC_SITE_CACHE_DIR": str(clone.absolute() / ".dvc/tmp/site"),  # else a folder in /var/tmp outlives the clone
-    }
-    with log_path(clone).open("wb") as log:
-        return subprocess.Popen(
-            [*launcher, "exp", "run", "--name", clone.name, "--allow-missing", *options, TARGET],
-            cwd=clone,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started, at once; the stages of the pipeline stand that."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def log_path(clone: Path) -> Path:
-    """Names the file that holds what dvc and the stages of a trial printed."""
-    return clone.with_name(f"{clone.name}.log")
-
-
-def checkpoint_path(clone: Path, candidate: str) -> Path:
-    """Names the file that a training writes anew after every epoch."""
-    return clone / f"data/checkpoints/train@{candidate}.npz"
-
-
-def read_accuracies(clone: Path, candidate: str) -> list[float]:
-    """Reads the validation accuracy after each finished epoch of a training that runs; nothing before and after it.
-
-    From the checkpoint: where the history is written may lie one of other parameters, which the commit has.
-    """
+    others = trial.study.get_trials(deepcopy=False)
+    if sum(other.state != TrialState.FAIL and other.number < trial.number for other in others) >= job.search.trials:
+        raise SurplusError
+    values = {key: suggest(trial, key, ranges) for key, ranges in job.search.space.items()}
+    clone = job.find_clone(trial.number)
+    trial.set_user_attr("experiment", clone.name)
+    trial.set_user_attr("place", job.place)
     try:
-        (state,) = read_arrays(checkpoint_path(clone, candidate), "state")
-    except UserError:
-        return []
-    return [float(row["accuracy"]) for row in json.loads(state.tobytes())["rows"] if row["split"] == "val"]
+        check_values(job.params, values)
+    except UserError as error:
+        prune(trial, str(error))
+    make_clone(job.repository, clone)
+    move_checkpoint(job, trial, clone)
+    process = start_training(clone, job.search.model, job.search.augmentation, values)
+    try:
+        follow(job, trial, clone, process, epochs=values.get("train.epochs", job.params["train"]["epochs"]))
+    finally:
+        end_group(process)
+    if process.returncode:
+        end_failed(trial, clone)
+    accuracy = read_accuracy(clone)
+    ref, commit = find_experiment(job.repository, clone)
+    trial.set_user_attr("commit", commit)  # an error if the trial is not ours any more
+    keep_experiment(ref, clone)
+    remove_clone(clone)
+    return accuracy
 
 
-def compare_points(accuracies: Sequence[float], epochs: int) -> dict[int, float]:
-    """Picks the accuracy at each tenth of a training of `epochs` that it has reached, but for its last epoch.
+def suggest(trial: optuna.Trial, key: str, values: Range) -> Any:
+    """Draws the value of a parameter; lists are known to Optuna by their text."""
+    if isinstance(values, FloatRange):
+        return trial.suggest_float(key, values.low, values.high, log=values.log)
+    if isinstance(values, IntegerRange):
+        return trial.suggest_int(key, values.low, values.high, step=values.step)
+    by_name = {json.dumps(value) if isinstance(value, list) else value: value for value in values}
+    return by_name[trial.suggest_categorical(key, list(by_name))]
 
-    Trainings of different length are compared where their schedules stand alike; at their end nothing can be saved.
 
-    >>> compare_points([0.5, 0.6], 4)
-    {1: 0.5, 2: 0.5, 3: 0.6, 4: 0.6, 5: 0.6}
+def move_checkpoint(job: Job, trial: optuna.Trial, clone: Path) -> None:
+    """Takes the checkpoint of the trial that this one repeats, if it ran here; `train` checks that it is its own."""
+    for number in RetryHeartbeatStaleTrialCallback.retry_history(trial.study.trials[trial.number]):
+        left = job.find_clone(number)
+        checkpoint, ours = (checkpoint_path(folder, job.search.candidate) for folder in (left, clone))
+        if checkpoint.exists():
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.replace(ours)
+        remove_clone(left)
+
+
+def follow(job: Job, trial: optuna.Trial, clone: Path, process: subprocess.Popen[bytes], epochs: int) -> None:
+    """Waits for a training to end, and reports how it does.
+
+    Raises:
+        TrialPruned: if its best accuracy so far is below the median of the others.
+        StoppedError: if the search was stopped.
     """
-    reached = {step: ceil(step * epochs / NUM_STEPS) for step in range(1, NUM_STEPS + 1)}
-    last = min(len(accuracies), epochs - 1)
-    return {step: accuracies[epoch - 1] for step, epoch in reached.items() if epoch <= last}
+    reported = 0
+    while process.poll() is None:
+        if job.stop.wait(POLL_SECONDS):
+            raise StoppedError
+        for point, accuracy in compare_points(read_accuracies(clone, job.search.candidate), epochs).items():
+            if point > reported:
+                trial.report(accuracy, point)
+                reported = point
+                if trial.should_prune():
+                    end_group(process)
+                    remove_clone(clone)
+                    prune(trial, f"below the median after {100 * point // NUM_POINTS} % of the training")
 
 
-def read_failure(clone: Path) -> str:
-    """Reads the line that says why a trial failed."""
-    text = log_path(clone).read_text(encoding="utf-8", errors="replace")
-    errors = re.findall(r"^error: (.*)$", text, re.MULTILINE | re.IGNORECASE)
-    return errors[0] if errors else _last_line(text)
+def end_failed(trial: optuna.Trial, clone: Path) -> NoReturn:
+    """Ends a trial whose training failed.
 
-
-def is_diverged(failure: str) -> bool:
-    """Tells whether a training failed for its own parameters."""
-    return DivergedError.SIGN in failure
-
-
-def find_experiment(repository: Repository, clone: Path) -> str:
-    """Names the Git reference of the experiment that a trial became."""
-    return f"refs/exps/{repository.commit[:2]}/{repository.commit[2:]}/{clone.name}"
-
-
-def keep_experiment(ref: str, clone: Path) -> None:
-    """Puts the experiment of a finished trial into this repository.
-
-    It replaces one of the same name, which a study left that was removed since.
+    Raises:
+        TrialPruned: if that is due to its values, or is so taken, as it failed before.
+        UserError: if not.
     """
-    run_git("push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
+    failure = read_failure(clone)
+    failures = trial.user_attrs.get("failures", 0) + 1
+    if is_diverged(failure) or failures == MAX_FAILURES:
+        remove_clone(clone)
+        prune(trial, failure)
+    trial.set_user_attr("failures", failures)
+    raise UserError(f"trial {trial.number}: {failure}; what it printed is in {clone}.log")
 
 
-def has_experiment(name: str, commit: str) -> bool:
-    """Tells whether this repository holds an experiment, which may have run on another machine."""
-    return commit in run_git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").splitlines()
+def prune(trial: optuna.Trial, reason: str) -> NoReturn:
+    """Ends a trial that is hopeless.
 
-
-def read_accuracy(clone: Path) -> float:
-    """Reads the accuracy of a finished trial on the validation images."""
-    return float(read_json(clone / f"data/{TARGET}/metrics.json")["val_accuracy"])
-
-
-def remove_clone(clone: Path) -> None:
-    """Removes what a trial left."""
-    shutil.rmtree(clone, ignore_errors=True)
-    log_path(clone).unlink(missing_ok=True)
-
-
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "failed without a word"
+    Raises:
+        TrialPruned: always.
+    """
+    trial.set_user_attr("reason", reason)
+    raise optuna.TrialPruned(reason)

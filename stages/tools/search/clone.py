@@ -1,0 +1,209 @@
+"""The clone in which a trial runs the pipeline's own stages; it shares the DVC cache of this repository.
+
+A trial is the study narrowed to one candidate, up to `select_model`, with other values of some parameters. It becomes
+an experiment of this repository. Clones, because `dvc exp run --temp` is not made for several at once: it runs the
+first experiment that waits, whoever put it there.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stages.lib.errors import UserError
+from stages.lib.params.yaml_1_2 import read_yaml
+from stages.lib.storage.files import read_arrays, read_json
+from stages.lib.training.divergence import DivergedError
+
+FOLDER = Path(".dvc/tmp/search")
+"""Holds the clones of the trials that run; ignored by Git and DVC."""
+
+INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
+"""What a trial takes from the commit."""
+
+TARGET = "select_model"
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The clone in which the search was started: its commit, and the absolute path of its DVC cache."""
+
+    commit: str
+    cache: str
+
+
+def run_git(*arguments: str, folder: Path = Path()) -> str:
+    """Runs git in `folder`; returns what it printed.
+
+    Raises:
+        UserError: if it fails, with the last line that it printed.
+    """
+    return _run(["git", *arguments], f"git {arguments[0]}", folder)
+
+
+def run_dvc(*arguments: str, folder: Path = Path()) -> str:
+    """Runs dvc as `run_git` runs git."""
+    return _run([sys.executable, "-m", "dvc", *arguments], f"dvc {arguments[0]}", folder)
+
+
+def _run(command: list[str], name: str, folder: Path) -> str:
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"{name}: {_last_line(result.stderr)}")
+    return result.stdout.strip()
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1].strip() if lines else "failed without a word"
+
+
+def open_repository() -> Repository:
+    """Checks that trials can be made of the repository in the working directory.
+
+    Raises:
+        UserError: if it is none of Git and DVC, it has changes that trials would not see, or the images are not in the
+            DVC cache.
+    """
+    if not (Path(".git").exists() and Path(".dvc").is_dir()):
+        raise UserError("no Git and DVC repository here; run this from the top of the clone")
+    if changed := run_git("status", "--porcelain", "--", *INPUTS).splitlines():
+        names = ", ".join(line.split(maxsplit=1)[1] for line in changed)
+        raise UserError(
+            f"{names}: changed since the last commit, which is what trials run; commit the change or undo it"
+        )
+    cache = run_dvc("cache", "dir")
+    _check_images(Path(cache))
+    return Repository(commit=run_git("rev-parse", "HEAD"), cache=cache)
+
+
+def _check_images(cache: Path) -> None:
+    """Checks that the outputs of `prepare` lie in the cache: else every trial would download and split the images."""
+    lock = Path("dvc.lock")
+    stages = (read_yaml(lock) or {}).get("stages", {}) if lock.exists() else {}
+    digests = [out["md5"] for out in stages.get("prepare", {}).get("outs", [])]
+    if not digests or not all((cache / "files/md5" / digest[:2] / digest[2:]).exists() for digest in digests):
+        raise UserError(
+            "data/prepare: not in the DVC cache; run `dvc repro prepare` or `dvc pull prepare`, and commit dvc.lock"
+        )
+
+
+def make_clone(repository: Repository, clone: Path) -> None:
+    """Makes the clone of a trial anew, without the images, which dvc takes from the cache."""
+    remove_clone(clone)
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
+    run_git("checkout", "--quiet", "--detach", repository.commit, folder=clone)
+    for key in ("user.name", "user.email"):  # of the author of experiments; this repository may have its own
+        if value := run_git("config", "--get", "--default", "", key):
+            run_git("config", key, value, folder=clone)
+    with suppress(FileNotFoundError):
+        shutil.copy2(".dvc/config.local", clone / ".dvc/config.local")
+    run_dvc("cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
+
+
+def remove_clone(clone: Path) -> None:
+    """Removes what a trial left."""
+    shutil.rmtree(clone, ignore_errors=True)
+    log_path(clone).unlink(missing_ok=True)
+
+
+def log_path(clone: Path) -> Path:
+    """Names the file that holds what dvc and the stages of a trial printed."""
+    return clone.with_name(f"{clone.name}.log")
+
+
+def checkpoint_path(clone: Path, candidate: str) -> Path:
+    """Names the file that a training writes anew after every epoch."""
+    return clone / f"data/checkpoints/train@{candidate}.npz"
+
+
+def start_training(clone: Path, model: str, augmentation: str, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Starts `dvc exp run` in a clone, in a process group of its own that ends with the calling thread.
+
+    Args:
+        clone: of the trial, which is named as its folder.
+        model: of the candidate.
+        augmentation: of the candidate.
+        values: that parameters get, by their dotted keys.
+    """
+    settings = {**values, "study.models": [model], "study.augmentations": [augmentation]}
+    options = [word for key, value in settings.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
+    launcher = [sys.executable, "-P", str(Path(__file__).with_name("attached.py")), str(os.getpid())]
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `python` in the commands of the stages
+        "DVC_SITE_CACHE_DIR": str(clone.absolute() / ".dvc/tmp/site"),  # else a folder in /var/tmp outlives the clone
+    }
+    with log_path(clone).open("wb") as log:
+        return subprocess.Popen(
+            [*launcher, "exp", "run", "--name", clone.name, "--allow-missing", *options, TARGET],
+            cwd=clone,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started, at once; the stages of the pipeline stand that."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def read_accuracies(clone: Path, candidate: str) -> list[float]:
+    """Reads the validation accuracy after each finished epoch of a training that runs; nothing before and after it.
+
+    From the checkpoint: where the history is written may lie one of other parameters, which the commit has.
+    """
+    try:
+        (state,) = read_arrays(checkpoint_path(clone, candidate), "state")
+    except UserError:
+        return []
+    return [float(row["accuracy"]) for row in json.loads(state.tobytes())["rows"] if row["split"] == "val"]
+
+
+def read_accuracy(clone: Path) -> float:
+    """Reads the accuracy of a finished trial on the validation images."""
+    return float(read_json(clone / f"data/{TARGET}/metrics.json")["val_accuracy"])
+
+
+def read_failure(clone: Path) -> str:
+    """Reads the line that says why a trial failed."""
+    text = log_path(clone).read_text(encoding="utf-8", errors="replace")
+    errors = re.findall(r"^error: (.*)$", text, re.MULTILINE | re.IGNORECASE)
+    return errors[0] if errors else _last_line(text)
+
+
+def is_diverged(failure: str) -> bool:
+    """Tells whether a training failed for its own parameters. Of its error, dvc passes on the line that it printed."""
+    return DivergedError.SIGN in failure
+
+
+def find_experiment(repository: Repository, clone: Path) -> tuple[str, str]:
+    """Finds the experiment that a trial became: its Git reference, and its commit."""
+    ref = f"refs/exps/{repository.commit[:2]}/{repository.commit[2:]}/{clone.name}"
+    return ref, run_git("rev-parse", ref, folder=clone)
+
+
+def keep_experiment(ref: str, clone: Path) -> None:
+    """Puts the experiment of a finished trial into this repository.
+
+    It replaces one of the same name, which a study left that was removed since.
+    """
+    run_git("push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
+
+
+def has_experiment(name: str, commit: str) -> bool:
+    """Tells whether this repository holds an experiment, which may have run on another machine."""
+    return commit in run_git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").splitlines()
