@@ -12,7 +12,8 @@ from stages import prune as stage
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
-from stages.lib.network.model import build_model, predict_logits, read_model, to_network_input, write_model
+from stages.lib.network.model import build_model, predict_logits, read_model, write_model
+from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json

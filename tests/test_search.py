@@ -25,7 +25,7 @@ import psycopg
 import pytest
 import yaml
 from optuna.storages._rdb.models import TrialModel
-from pipeline import commit, dvc, edit_params, read_commands, require_program, run, run_commands
+from pipeline import commit, dvc, edit_params, read_block, require_program, run, run_commands
 from sections import replace
 from servers import find_free_ports
 
@@ -147,7 +147,7 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     survivors = list_processes(folder)
 
     resumed = set()
-    with searching(folder, "bash", "-c", read_commands("search-workers")) as process:
+    with searching(folder, "bash", "-c", read_block("command: search-workers")) as process:
         while process.poll() is None:
             for log in folder.glob(".dvc/tmp/search/*.log"):
                 with suppress(FileNotFoundError):

@@ -8,7 +8,8 @@ from measuring import print_result, read_task
 def main() -> None:
     """Reads the model and the images that the task names and prints the accuracy."""
     from stages.lib.network.metrics import compute_accuracy
-    from stages.lib.network.model import predict_logits, read_model, to_network_input
+    from stages.lib.network.model import predict_logits, read_model
+    from stages.lib.network.pixels import to_network_input
     from stages.lib.storage.files import read_split
 
     task = read_task()
