@@ -23,10 +23,6 @@ STAGES_ON_TEST_IMAGES = {"evaluate", "prune", "shrink", "export", "ship"}
 STAGES_WITHOUT_TENSORFLOW = sorted(
     {"validate", "download", "prepare", "complexity", "select_model", "frontier", "ship", "compare", "report"}
 )
-OUTPUTS_OUTSIDE_DVC = {
-    "ship": ("model_card.md",),
-    "report": ("index.html",),
-}
 
 
 def list_lib_imports(path: Path, seen: set[str] | None = None) -> set[str]:
@@ -75,11 +71,6 @@ def test_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
     declared = {path for path in STAGES[stage]["deps"] if path.startswith("stages/") and path.endswith(".py")}
     imported = list_lib_imports(ROOT / f"stages/{stage}.py")
     assert declared == {f"stages/{stage}.py"} | {f"stages/lib/{name}.py" for name in imported}
-
-
-def test_report_depends_on_the_files_that_its_page_is_made_of() -> None:
-    declared = {path for path in STAGES["report"]["deps"] if path.startswith("stages/lib/report/")}
-    assert declared == {str(path.relative_to(ROOT)) for path in (ROOT / "stages/lib/report").iterdir()}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -169,12 +160,6 @@ def test_git_ignores_exactly_the_outputs_that_dvc_caches(stage: str) -> None:
     for path, options in list_outputs(stage).items():
         ignored = subprocess.run(["git", "check-ignore", "-q", expand(path)], cwd=ROOT).returncode == 0
         assert ignored == options.get("cache", True), path
-
-
-@pytest.mark.parametrize(("stage", "name"), [(s, name) for s, names in OUTPUTS_OUTSIDE_DVC.items() for name in names])
-def test_files_with_times_are_in_git_and_no_outputs_of_dvc(stage: str, name: str) -> None:
-    assert f"data/{stage}/{name}" not in list_outputs(stage)
-    assert subprocess.run(["git", "check-ignore", "-q", f"data/{stage}/{name}"], cwd=ROOT).returncode == 1
 
 
 def test_requirements_are_pinned_and_hashed_and_name_no_registry() -> None:
