@@ -1,9 +1,10 @@
 import fcntl
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from pipeline import commit, dvc, make_clone
+from pipeline import commit, dvc, make_clone, run
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         if not folder.exists():
             make_clone(shared / "unfinished")
             dvc(shared / "unfinished", "repro")
+            run(shared / "unfinished", sys.executable, "-m", "stages.tools.record_times")
+            dvc(shared / "unfinished", "repro")  # what shows times shows the recorded ones
             commit(shared / "unfinished")
             (shared / "unfinished").rename(folder)
     return folder

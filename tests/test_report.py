@@ -18,7 +18,7 @@ from stages.lib.params.load import load_params
 from stages.lib.report.answers import Layer
 from stages.lib.report.tables import list_grids
 from stages.lib.storage.files import read_csv, read_json
-from stages.report import READS, SECTIONS, Findings, answer_all, find_baseline, read_findings, write_page
+from stages.report import READS, Findings, answer_all, find_baseline, read_findings, write_page
 
 HOSTILE = '<img src=x onerror="alert(1)"></script>{{ 7 * 7 }}'
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
@@ -94,11 +94,6 @@ def test_every_sparsity_says_how_long_it_was_trained(browser: Browser, copy: Pat
     assert shown == {"dense": "", "lamp-0.5": "1", "lamp-0.75": "3"}
 
 
-def test_run_without_the_studys_models_is_not_compared_with_the_study(page: Page, finished: Path) -> None:
-    assert "published" not in page.locator("header").inner_text()
-    assert "published" not in read_json(finished / "data/report/answers.json")["ships"]
-
-
 def test_studys_choice_shows_no_cost_of_this_runs_model(found: Findings) -> None:
     with_third = replace(found, costs={**found.costs, "third": found.costs["tiny"]})
 
@@ -109,11 +104,12 @@ def test_studys_choice_shows_no_cost_of_this_runs_model(found: Findings) -> None
 
 
 def test_names_are_text_whatever_they_hold(browser: Browser, found: Findings, tmp_path: Path) -> None:
-    classes = [{**row, "class": HOSTILE} if row["class"] == "Bag" else row for row in found.shipped["classes"]]
-    names = [row["class"] for row in classes]
+    hide = {"Bag": HOSTILE}
+    classes = [{**row, "class": hide.get(row["class"], row["class"])} for row in found.shipped["classes"]]
+    shipped = {**found.shipped, "classes": classes, "class_names": [row["class"] for row in classes], "name": HOSTILE}
+    confusion = {(hide.get(a, a), hide.get(b, b)): count for (a, b), count in found.confusion.items()}
     layers = {model: [replace(layer, layer=HOSTILE) for layer in rows] for model, rows in found.layers.items()}
-    shipped = {**found.shipped, "classes": classes, "class_names": names, "name": HOSTILE}
-    hostile = replace(found, shipped=shipped, layers=layers)
+    hostile = replace(found, shipped=shipped, confusion=confusion, layers=layers)
     (tmp_path / "page.html").write_text(write_page(hostile, answer_all(hostile)))
 
     with open_page(browser, (tmp_path / "page.html").as_uri(), offline=True) as page:
@@ -204,10 +200,10 @@ def read_tip(page: Page) -> str:
 
 
 def test_mark_under_the_pointer_shows_its_numbers(page: Page, finished: Path) -> None:
-    first = read_json(finished / "data/ship/model.json")["classes"][0]
-    page.locator("#classes svg [aria-roledescription=bar]").first.hover()
-    assert f"class: {first['class']}" in read_tip(page)
-    assert f"found (%): {100 * first['recall']:.1f}" in read_tip(page)
+    classes = read_json(finished / "data/ship/model.json")["classes"]
+    best = max(classes, key=lambda row: row["recall"])
+    page.locator("#classes svg [aria-roledescription=bar]").nth(classes.index(best)).hover()
+    assert f"class: {best['class']}\nfound (%): {100 * best['recall']:.1f}" in read_tip(page)
     page.mouse.move(0, 0)
     assert not page.locator(".tip").is_visible()
 
@@ -332,8 +328,3 @@ def test_model_without_convolutions_has_no_receptive_field(found: Findings) -> N
 
     flattened = replace(found, layers={model: [flat] for model in found.layers})
     assert "No model of this run has a convolution" in write_page(flattened, answer_all(flattened))
-
-
-def test_every_section_has_a_question_of_its_own() -> None:
-    for column in ("key", "question"):
-        assert len({getattr(section, column) for section in SECTIONS}) == len(SECTIONS)

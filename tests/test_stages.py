@@ -14,19 +14,14 @@ from pipeline import dvc, edit_params, run, run_commands
 from stages.lib.errors import UserError
 
 
-def test_every_output_is_written_and_every_other_file_is_named_by_its_stage(finished: Path) -> None:
+def test_every_declared_output_is_written_and_no_other(finished: Path) -> None:
     lock = yaml.safe_load((finished / "dvc.lock").read_text())["stages"]
     declared = {out["path"] for stage in lock.values() for out in stage.get("outs", [])}
-    assert [path for path in declared if not (finished / path).exists()] == []
-    for path in (finished / "data").glob("*/**/*"):
-        place = path.relative_to(finished)
-        folder = place.parts[1]
-        if (
-            path.is_file()
-            and folder not in ("timing", "running")
-            and not {str(place), *map(str, place.parents)} & declared
-        ):
-            assert f" {path.name}" in (finished / f"stages/{folder}.py").read_text().split('"""')[1], place
+    written = {path.relative_to(finished) for path in (finished / "data").rglob("*") if path.is_file()}
+    outputs = {str(path) for path in written if not {str(path), *map(str, path.parents)} & declared}
+    undeclared = {path for path in outputs if not path.startswith(("data/timing/", "data/running/"))}
+    assert {path for path in declared if not (finished / path).exists()} == set()
+    assert undeclared - {"data/recorded_times.json"} == set()
 
 
 def test_second_repro_runs_nothing(finished: Path) -> None:
@@ -44,11 +39,10 @@ def again(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "again"
 
 
-def test_same_commit_gives_the_same_bytes(finished: Path, again: Path) -> None:
-    assert (again / "dvc.lock").read_text() == (finished / "dvc.lock").read_text()
+def test_same_commit_gives_the_same_bytes(again: Path) -> None:
+    assert (again / "dvc.lock").read_text() == (again.parent / "first/dvc.lock").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="some files in Git tell times")
 def test_a_run_leaves_git_clean(again: Path) -> None:
     assert run(again, "git", "status", "--porcelain") == ""
 
