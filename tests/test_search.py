@@ -79,7 +79,7 @@ def hear_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 300) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited in vain"
