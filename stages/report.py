@@ -190,24 +190,16 @@ SECTIONS = (
 )
 
 
-def read_measured(models: Sequence[str], augmentations: Sequence[str]) -> list[MeasuredCandidate]:
+def read_measured() -> list[MeasuredCandidate]:
     """Reads every candidate of the run, model by model, with its accuracies on test images and its training time."""
-    rows = read_csv(DATA / "compare/candidates.csv")
-    seconds = {(row["model"], row["augmentation"]): row["training_seconds"] for row in rows}
-    candidates = []
-    ranked = read_rows(DATA / "select_model/comparison.csv", Candidate)
-    for candidate in sorted(ranked, key=lambda one: (models.index(one.model), augmentations.index(one.augmentation))):
-        tested, took = read_evaluation(candidate), seconds[candidate.model, candidate.augmentation]
-        candidates.append(
-            MeasuredCandidate(
-                **vars(candidate),
-                test_accuracy=tested.test_accuracy,
-                calibration_error=tested.calibration_error,
-                under=tested.under,
-                training_seconds=float(took) if took else None,
-            )
-        )
-    return candidates
+    candidates = {one.key: one for one in read_rows(DATA / "select_model/comparison.csv", Candidate)}
+    measured = []
+    for row in read_csv(DATA / "compare/candidates.csv"):  # comparison.csv has the best first, this is model by model
+        candidate = candidates[f"{row['model']}-{row['augmentation']}"]
+        seconds = float(row["training_seconds"]) if row["training_seconds"] else None
+        tested = vars(read_evaluation(candidate))
+        measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds))
+    return measured
 
 
 def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequence[str]) -> str | None:
@@ -223,7 +215,6 @@ def read_findings(params: Params) -> Findings:
     shrunk = read_rows(DATA / "compare/shrinking.csv", ModelFile)
     timed = read_rows(DATA / "frontier/latency.csv", TimedFile)
     files, published_models = read_frontier(DATA / "frontier/frontier.csv")
-    confused = read_csv(DATA / "compare/confusion.csv")
     return Findings(
         seed=params.seed,
         max_loss=params.ship.max_loss,
@@ -231,11 +222,11 @@ def read_findings(params: Params) -> Findings:
         baseline=find_baseline(params.augmentations, params.study.augmentations),
         choice=choice,
         shipped=read_json(DATA / "ship/model.json"),
-        candidates=read_measured(models, params.study.augmentations),
+        candidates=read_measured(),
         costs={model: read_cost(model) for model in models},
         layers={model: read_rows(DATA / "complexity" / model / "layers.csv", Layer) for model in models},
         recall={row["class"]: float(row["recall"]) for row in read_csv(evaluated / "classes.csv")},
-        confusion=Counter((row["actual"], row["predicted"]) for row in confused),
+        confusion=Counter((row["actual"], row["predicted"]) for row in read_csv(DATA / "compare/confusion.csv")),
         curves=read_rows(DATA / "compare/curves.csv", CurvePoint),
         pruned=read_rows(DATA / "compare/pruning.csv", ModelFile),
         zeros=read_rows(DATA / "compare/sparsity.csv", KernelZeros),
