@@ -22,28 +22,8 @@ from typing import Any
 
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, Params
-from stages.lib.report import tables
-from stages.lib.report.answers import (
-    CurvePoint,
-    Layer,
-    MeasuredCandidate,
-    Times,
-    answer_arithmetic,
-    answer_augmentation,
-    answer_choice,
-    answer_classes,
-    answer_confidence,
-    answer_confusion,
-    answer_curves,
-    answer_frontier,
-    answer_pruning,
-    answer_receptive_field,
-    answer_shipped,
-    answer_shrinking,
-    tell_pruned_times,
-    tell_shipped_time,
-    tell_shrunk_times,
-)
+from stages.lib.report import answers, tables
+from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
 from stages.lib.report.embed import embed_chart, embed_picture
 from stages.lib.report.render import render
 from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
@@ -72,53 +52,29 @@ OUTPUT = Path("data/report")
 
 @dataclass(frozen=True)
 class Findings:
-    """What the pipeline found.
-
-    Attributes:
-        seed: of the run.
-        max_loss: what a shipped file may lose of validation accuracy.
-        prune_epochs: of fine-tuning, by sparsity.
-        baseline: the augmentation that changes no image; None if each of the run does.
-        choice: data/select_model/choice.json.
-        shipped: data/ship/model.json.
-        candidates: model by model.
-        costs: by model, what complexity counted of it.
-        layers: by model.
-        recall: of the chosen model, by class.
-        confusion: test images by actual class and the one that the chosen model says.
-        curves: of all candidates.
-        pruned: Keras files, the dense one first.
-        zeros: of each kernel of each pruned model.
-        shrunk: Keras files, the whole model first.
-        shrunk_layers: MACs of each layer, by share.
-        files: all of ours.
-        published_models: what others published of theirs.
-        times: of the files.
-        stages: what each stage took; empty if that is not known.
-        environment: versions and hardware of the training; empty if they are not known.
-    """
+    """What the pipeline found."""
 
     seed: int
-    max_loss: float
-    prune_epochs: Mapping[float, int]
-    baseline: str | None
-    choice: Mapping[str, Any]
-    shipped: Mapping[str, Any]
-    candidates: Sequence[MeasuredCandidate]
-    costs: Mapping[str, Mapping[str, Any]]
-    layers: Mapping[str, Sequence[Layer]]
-    recall: Mapping[str, float]
-    confusion: Mapping[tuple[str, str], int]
-    curves: Sequence[CurvePoint]
-    pruned: Sequence[ModelFile]
-    zeros: Sequence[KernelZeros]
-    shrunk: Sequence[ModelFile]
-    shrunk_layers: Sequence[LayerMacs]
-    files: Sequence[RankedFile]
-    published_models: Sequence[PublishedModel]
-    times: Times
-    stages: Sequence[StageTime]
-    environment: Mapping[str, Any]
+    max_loss: float  # of validation accuracy: what a shipped file may lose
+    prune_epochs: Mapping[float, int]  # of fine-tuning, by sparsity
+    baseline: str | None  # the augmentation that changes no image; None if each of the run does
+    choice: Mapping[str, Any]  # data/select_model/choice.json
+    shipped: Mapping[str, Any]  # data/ship/model.json
+    candidates: Sequence[MeasuredCandidate]  # model by model
+    costs: Mapping[str, Mapping[str, Any]]  # by model, what complexity counted of it
+    layers: Mapping[str, Sequence[Layer]]  # by model
+    recall: Mapping[str, float]  # of the chosen model, by class
+    confusion: Mapping[tuple[str, str], int]  # test images by actual class and the one that the chosen model says
+    curves: Sequence[CurvePoint]  # of all candidates
+    pruned: Sequence[ModelFile]  # Keras files, the dense one first
+    zeros: Sequence[KernelZeros]  # of each kernel of each pruned model
+    shrunk: Sequence[ModelFile]  # Keras files, the whole model first
+    shrunk_layers: Sequence[LayerMacs]  # MACs of each layer, by share
+    files: Sequence[RankedFile]  # all of ours
+    published_models: Sequence[PublishedModel]  # what others published of theirs
+    times: Times  # of the files
+    stages: Sequence[StageTime]  # what each took; empty if that is not known
+    environment: Mapping[str, Any]  # versions and hardware of the training; empty if they are not known
 
     @property
     def chosen(self) -> MeasuredCandidate:
@@ -135,13 +91,13 @@ class Findings:
     @property
     def dense_ms(self) -> float | None:
         """Is the time of an image in that file."""
-        return tables.find_ms(self.dense, self.times, "float32")
+        return tables.find_ms(self.times, "dense", self.chosen.key, "float32")
 
     @property
     def shipped_ms(self) -> float | None:
         """Is the time of an image in the shipped file."""
-        timed = self.times.get((KIND_OF[self.shipped["source"]], self.shipped["name"], self.shipped["precision"]))
-        return timed.median_ms if timed else None
+        shipped = self.shipped
+        return tables.find_ms(self.times, KIND_OF[shipped["source"]], shipped["name"], shipped["precision"])
 
     @property
     def num_images(self) -> int:
@@ -156,91 +112,70 @@ class Findings:
 
 @dataclass(frozen=True)
 class Section:
-    """One question of the page.
+    """One question of the page; its template shows the charts and tables, and names the files that they come from."""
 
-    Attributes:
-        key: its address in the page, and the name of its template.
-        question: as a reader asks it.
-        answer: says what was found, without times.
-        sources: the files that it comes from; `{found...}` stands for what was found.
-        time: says what times tell of it, if they do.
-    """
-
-    key: str
-    question: str
-    answer: Callable[[Findings], str]
-    sources: tuple[str, ...]
-    time: Callable[[Findings], str] | None = None
+    key: str  # its address in the page, and the name of its template
+    question: str  # as a reader asks it
+    answer: Callable[[Findings], str]  # says what was found, without times
+    time: Callable[[Findings], str] | None = None  # says what times tell of it, if they do
 
 
 SECTIONS = (
     Section(
         key="classes",
         question="How good is it at each class?",
-        answer=lambda found: answer_classes(found.shipped),
-        sources=("data/ship/model.json", "data/evaluate/{found.chosen.key}/classes.csv"),
+        answer=lambda found: answers.answer_classes(found.shipped),
     ),
     Section(
         key="choice",
         question="Which model was chosen, and why?",
-        answer=lambda found: answer_choice(found.chosen, found.candidates, found.choice["reason"]),
-        sources=("data/select_model/choice.json", "data/select_model/comparison.csv", "data/compare/candidates.csv"),
+        answer=lambda found: answers.answer_choice(found.chosen, found.candidates, found.choice["reason"]),
     ),
     Section(
         key="augmentation",
         question="Did augmentation help?",
-        answer=lambda found: answer_augmentation(found.candidates, found.baseline, found.num_images),
-        sources=("data/evaluate/*/metrics.json", "data/preview/*.png"),
+        answer=lambda found: answers.answer_augmentation(found.candidates, found.baseline, found.num_images),
     ),
     Section(
         key="curves",
         question="How did training go?",
-        answer=lambda found: answer_curves(found.chosen, found.curves),
-        sources=("data/compare/curves.csv",),
+        answer=lambda found: answers.answer_curves(found.chosen, found.curves),
     ),
     Section(
         key="receptive-field",
         question="How much of the image does a unit see?",
-        answer=lambda found: answer_receptive_field(found.chosen, found.candidates, found.shipped["image_size_px"]),
-        sources=("data/complexity/*/layers.csv", "data/complexity/{found.chosen.model}/receptive_field.png"),
+        answer=lambda found: answers.answer_receptive_field(
+            found.chosen, found.candidates, found.shipped["image_size_px"]
+        ),
     ),
     Section(
         key="arithmetic",
         question="Where is the arithmetic?",
-        answer=lambda found: answer_arithmetic(found.chosen.model, found.layers[found.chosen.model]),
-        sources=("data/complexity/*/layers.csv", "data/complexity/*/metrics.json"),
+        answer=lambda found: answers.answer_arithmetic(found.chosen.model, found.layers[found.chosen.model]),
     ),
     Section(
         key="pruning",
         question="What did pruning give?",
-        answer=lambda found: answer_pruning(found.pruned, found.max_loss, found.num_images),
-        time=lambda found: tell_pruned_times(found.times, found.chosen.key),
-        sources=("data/compare/pruning.csv", "data/compare/sparsity.csv", "data/frontier/latency.csv", "params.yaml"),
+        answer=lambda found: answers.answer_pruning(found.pruned, found.max_loss, found.num_images),
+        time=lambda found: answers.tell_pruned_times(found.times, found.chosen.key),
     ),
     Section(
         key="shrinking",
         question="What did shrinking give?",
-        answer=lambda found: answer_shrinking(found.shrunk, found.num_images),
-        time=lambda found: tell_shrunk_times(found.shrunk[1:], found.times, found.chosen.key),
-        sources=("data/compare/shrinking.csv", "data/shrink/*/*/layers.csv", "data/frontier/latency.csv"),
+        answer=lambda found: answers.answer_shrinking(found.shrunk, found.num_images),
+        time=lambda found: answers.tell_shrunk_times(found.shrunk[1:], found.times, found.chosen.key),
     ),
     Section(
         key="frontier",
         question="Which file gives the most accuracy for its cost?",
-        answer=lambda found: answer_frontier(found.files, found.published_models),
-        sources=("data/frontier/frontier.csv", "data/frontier/latency.csv"),
+        answer=lambda found: answers.answer_frontier(found.files, found.published_models),
     ),
     Section(
         key="mistakes",
         question="What does the chosen model get wrong, and how sure is it?",
         answer=lambda found: (
-            f"{answer_confusion(found.confusion, found.shipped['class_names'], found.chosen.key)} "
-            f"{answer_confidence(found.shipped, found.chosen.key, found.chosen.calibration_error)}"
-        ),
-        sources=(
-            "data/compare/confusion.csv",
-            "data/evaluate/{found.chosen.key}/reliability.png",
-            "data/evaluate/{found.chosen.key}/gallery.png",
+            f"{answers.answer_confusion(found.confusion, found.shipped['class_names'], found.chosen.key)} "
+            f"{answers.answer_confidence(found.shipped, found.chosen.key, found.chosen.calibration_error)}"
         ),
     ),
     Section(
@@ -251,34 +186,20 @@ SECTIONS = (
             "choice was made on validation images. It is one run with one seed: differences of a few tenths of a point "
             "may be chance."
         ),
-        sources=(
-            "data/compare/environment.json",
-            "data/compare/timing.csv",
-            "data/frontier/latency.csv",
-            "params.yaml",
-        ),
     ),
 )
 
 
-def read_measured(models: Sequence[str], augmentations: Sequence[str]) -> list[MeasuredCandidate]:
+def read_measured() -> list[MeasuredCandidate]:
     """Reads every candidate of the run, model by model, with its accuracies on test images and its training time."""
-    rows = read_csv(DATA / "compare/candidates.csv")
-    seconds = {(row["model"], row["augmentation"]): row["training_seconds"] for row in rows}
-    candidates = []
-    ranked = read_rows(DATA / "select_model/comparison.csv", Candidate)
-    for candidate in sorted(ranked, key=lambda one: (models.index(one.model), augmentations.index(one.augmentation))):
-        tested, took = read_evaluation(candidate), seconds[candidate.model, candidate.augmentation]
-        candidates.append(
-            MeasuredCandidate(
-                **vars(candidate),
-                test_accuracy=tested.test_accuracy,
-                calibration_error=tested.calibration_error,
-                under=tested.under,
-                training_seconds=float(took) if took else None,
-            )
-        )
-    return candidates
+    candidates = {one.key: one for one in read_rows(DATA / "select_model/comparison.csv", Candidate)}
+    measured = []
+    for row in read_csv(DATA / "compare/candidates.csv"):  # comparison.csv has the best first, this is model by model
+        candidate = candidates[f"{row['model']}-{row['augmentation']}"]
+        seconds = float(row["training_seconds"]) if row["training_seconds"] else None
+        tested = vars(read_evaluation(candidate))
+        measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds))
+    return measured
 
 
 def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequence[str]) -> str | None:
@@ -294,7 +215,6 @@ def read_findings(params: Params) -> Findings:
     shrunk = read_rows(DATA / "compare/shrinking.csv", ModelFile)
     timed = read_rows(DATA / "frontier/latency.csv", TimedFile)
     files, published_models = read_frontier(DATA / "frontier/frontier.csv")
-    confused = read_csv(DATA / "compare/confusion.csv")
     return Findings(
         seed=params.seed,
         max_loss=params.ship.max_loss,
@@ -302,11 +222,11 @@ def read_findings(params: Params) -> Findings:
         baseline=find_baseline(params.augmentations, params.study.augmentations),
         choice=choice,
         shipped=read_json(DATA / "ship/model.json"),
-        candidates=read_measured(models, params.study.augmentations),
+        candidates=read_measured(),
         costs={model: read_cost(model) for model in models},
         layers={model: read_rows(DATA / "complexity" / model / "layers.csv", Layer) for model in models},
         recall={row["class"]: float(row["recall"]) for row in read_csv(evaluated / "classes.csv")},
-        confusion=Counter((row["actual"], row["predicted"]) for row in confused),
+        confusion=Counter((row["actual"], row["predicted"]) for row in read_csv(DATA / "compare/confusion.csv")),
         curves=read_rows(DATA / "compare/curves.csv", CurvePoint),
         pruned=read_rows(DATA / "compare/pruning.csv", ModelFile),
         zeros=read_rows(DATA / "compare/sparsity.csv", KernelZeros),
@@ -322,18 +242,18 @@ def read_findings(params: Params) -> Findings:
 
 def answer_all(found: Findings) -> dict[str, str]:
     """Answers what ships, then each question of the page."""
-    ships = answer_shipped(found.shipped, found.dense, found.published, found.num_images)
+    ships = answers.answer_shipped(found.shipped, found.dense, found.published, found.num_images)
     return {"ships": ships} | {section.question: section.answer(found) for section in SECTIONS}
 
 
-def write_page(found: Findings, answers: Mapping[str, str]) -> str:
+def write_page(found: Findings, answered: Mapping[str, str]) -> str:
     """Writes the page."""
     return render(
         "page.html",
         found=found,
-        answers=answers,
+        answers=answered,
         sections=SECTIONS,
-        time=tell_shipped_time(found.shipped_ms, found.dense_ms),
+        time=answers.tell_shipped_time(found.shipped_ms, found.dense_ms),
         tables=tables,
         chart=embed_chart,
         embed=embed_picture,
@@ -343,10 +263,10 @@ def write_page(found: Findings, answers: Mapping[str, str]) -> str:
 def main() -> None:
     """Runs the stage."""
     found = read_findings(load_params(reads=READS))
-    answers = answer_all(found)
-    page = write_page(found, answers)
-    *lasting, _ = answers  # the last question is about this run, not about the study
-    write_json(OUTPUT / "answers.json", {question: answers[question] for question in lasting})
+    answered = answer_all(found)
+    page = write_page(found, answered)
+    *lasting, _ = answered  # the last question is about this run, not about the study
+    write_json(OUTPUT / "answers.json", {question: answered[question] for question in lasting})
     write_bytes(OUTPUT / "index.html", page.encode())
     print(f"{OUTPUT}: {len(SECTIONS)} questions answered in {len(page) / 1e6:.1f} MB; open {OUTPUT}/index.html")
 

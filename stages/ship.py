@@ -25,17 +25,10 @@ import numpy as np
 
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
-from stages.lib.network.metrics import (
-    compute_accuracy,
-    compute_class_scores,
-    compute_confusion_matrix,
-    compute_expected_calibration_error,
-    compute_probabilities,
-    compute_reliability,
-    is_loss_within,
-)
+from stages.lib.network import metrics
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import DatasetParams, Params, PruneParams
+from stages.lib.report.answers import percent
 from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
 from stages.lib.results.rows import RankedFile, read_frontier
@@ -80,7 +73,7 @@ def list_good_files(files: Sequence[RankedFile], chosen: Mapping[str, Any], max_
     Raises:
         UserError: if there are none; the message names the nearest.
     """
-    good = [file for file in files if is_loss_within(chosen["val_accuracy"], file.val_accuracy, max_loss)]
+    good = [file for file in files if metrics.is_loss_within(chosen["val_accuracy"], file.val_accuracy, max_loss)]
     if not good:
         nearest = max(files, key=lambda file: file.val_accuracy)
         raise UserError(
@@ -101,8 +94,7 @@ def explain(shipped: RankedFile, num_good: int, num_files: int, chosen: Mapping[
     return (
         f"{shipped.name} in {shipped.precision} is the smallest once gzipped ({shipped.gzip_size_bytes:,} bytes) of "
         f"the {num_good} of {num_files} files that lose at most {100 * max_loss:g} points of validation accuracy "
-        f"against {chosen['chosen']} ({100 * chosen['val_accuracy']:.2f} %): it has "
-        f"{100 * shipped.val_accuracy:.2f} %."
+        f"against {chosen['chosen']} ({percent(chosen['val_accuracy'])}): it has {percent(shipped.val_accuracy)}."
     )
 
 
@@ -125,10 +117,10 @@ def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
 def describe_input(details: Mapping[str, Any]) -> dict[str, Any]:
     """Describes the input: `range` holds what stands for black and for white."""
     tensor = describe_tensor(details, "grey level / 255, 0 black to 1 white; what is shown is light on black")
+    black_and_white = np.array([0.0, 1.0])
     if tensor["dtype"] == "int8":
-        black_and_white = quantize(np.array([0.0, 1.0]), tensor["scale"], tensor["zero_point"])
-        return tensor | {"range": black_and_white.tolist()}
-    return tensor | {"range": [0.0, 1.0]}
+        black_and_white = quantize(black_and_white, tensor["scale"], tensor["zero_point"])
+    return tensor | {"range": black_and_white.tolist()}
 
 
 def list_confused(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -145,21 +137,17 @@ def list_confused(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> l
 def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
     """Measures accuracy, calibration, recall and precision by class, and the most frequent mistakes.
 
-    Args:
-        y_true: (N,) labels.
-        logits: (N, classes) float32.
-        class_names: by label.
-        num_bins: of the calibration error.
+    `y_true` are (N,) labels, `logits` (N, classes) float32; `num_bins` are those of the calibration error.
     """
-    probabilities = compute_probabilities(logits)
+    probabilities = metrics.compute_probabilities(logits)
     y_pred = probabilities.argmax(axis=1)
-    confusion_matrix = compute_confusion_matrix(y_true, y_pred, len(class_names))
-    scores = zip(class_names, compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1), strict=True)
-    reliability = compute_reliability(y_true, probabilities, num_bins)
+    confusion_matrix = metrics.compute_confusion_matrix(y_true, y_pred, len(class_names))
+    scores = zip(class_names, metrics.compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1), strict=True)
+    reliability = metrics.compute_reliability(y_true, probabilities, num_bins)
     return {
-        "test_accuracy": compute_accuracy(y_true, y_pred),
+        "test_accuracy": metrics.compute_accuracy(y_true, y_pred),
         "mean_confidence": round(float(probabilities.max(axis=1).mean()), 6),
-        "calibration_error": round(compute_expected_calibration_error(reliability), 6),
+        "calibration_error": round(metrics.compute_expected_calibration_error(reliability), 6),
         "classes": [
             {"class": name, "recall": round(float(r), 6), "precision": round(float(p), 6), "images": int(count)}
             for name, (p, r, _), count in scores
@@ -168,13 +156,11 @@ def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[s
     }
 
 
-def run_file(
-    path: Path, test: tuple[np.ndarray, np.ndarray], class_names: Sequence[str], num_bins: int
-) -> dict[str, Any]:
-    """Runs a LiteRT file on test images; describes its input and output, and measures it."""
+def run_file(path: Path, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
+    """Runs a LiteRT file on the test images; describes its input and output, and measures it."""
     interpreter = read_interpreter(path, BATCH_SIZE, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    images, y_true = test
+    images, y_true = read_split(TEST_SET)
     return {
         "input": describe_input(given),
         "output": describe_tensor(found, "logits, one a class; their softmax is the confidence"),
@@ -223,14 +209,7 @@ def list_pruning(variant: Variant, prune: PruneParams) -> dict[str, Any]:
 
 
 def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[str, Any], params: Params) -> str:
-    """Writes the model card.
-
-    Args:
-        shipped: the file.
-        model: the content of model.json.
-        choice: model and augmentation of the dense model that was chosen.
-        params: as this stage reads them.
-    """
+    """Writes the model card; `model` is the content of model.json, `choice` names the dense model that was chosen."""
     variant, times = shipped.variant, read_times(())
     training = times.find_training(DENSE_MODEL) or {}
     is_dense = variant.source == "train"
@@ -258,9 +237,7 @@ def main() -> None:
     good = list_good_files(files, chosen, max_loss)
     shipped = select_file(good)
     reason = explain(shipped, num_good=len(good), num_files=len(files), chosen=chosen, max_loss=max_loss)
-    measured = run_file(
-        shipped.path, read_split(TEST_SET), params.dataset.class_names, params.evaluate.calibration_bins
-    )
+    measured = run_file(shipped.path, params.dataset.class_names, params.evaluate.calibration_bins)
     content = shipped.path.read_bytes()
     model = describe_model(shipped, content, measured, params.dataset, reason)
     write_bytes(OUTPUT / "model.tflite", content)

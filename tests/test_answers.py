@@ -30,7 +30,7 @@ from stages.lib.results.times import TimedFile
 
 
 def candidate(model: str, augmentation: str, test: float, px: int = 10, **under: float) -> MeasuredCandidate:
-    return MeasuredCandidate(model, augmentation, test, 0.0, 100, 10, px, test, 0.0, under, None)
+    return MeasuredCandidate(model, augmentation, test, 0.0, 100, 10, px, test, 0.0, 0.0, under, None)
 
 
 def file(way: str, target: float, test: float, row_type: type[Any] = ModelFile, **values: Any) -> Any:

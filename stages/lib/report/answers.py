@@ -4,6 +4,7 @@ Accuracies are fractions in [0, 1]. A difference of accuracies is told in points
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -25,6 +26,7 @@ class MeasuredCandidate(Candidate):
     """A candidate and what it is worth on test images; `under` holds its accuracy by what distorts them."""
 
     test_accuracy: float
+    test_loss: float
     calibration_error: float
     under: Mapping[str, float]
     training_seconds: float | None
@@ -95,6 +97,11 @@ def compare_cost(one: float, other: float, less: str, more: str, alike: str) -> 
     return f"{1 / ratio:.1f} times {more}" if ratio <= 1 / ALIKE else alike
 
 
+def compare_time(one: float, other: float) -> str:
+    """Says how one time compares with another."""
+    return compare_cost(one, other, "faster than", "slower than", "about as fast as")
+
+
 def describe_change(difference: float) -> str:
     """Says by how much an accuracy changed.
 
@@ -122,26 +129,21 @@ def compute_deviation(accuracy: float, num_images: int) -> float:
 def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, num_images: int) -> str:
     """Answers what ships.
 
-    Args:
-        shipped: data/ship/model.json.
-        dense: the float32 file of the chosen model.
-        published: test accuracy of the study's choice, if this run has a model of that name.
-        num_images: of the test images.
+    `shipped` is data/ship/model.json, `dense` the float32 file of the chosen model, `published` the test accuracy of
+    the study's choice, if this run has a model of that name.
     """
     made = KIND_OF[shipped["source"]]
-    gap = compare_accuracy(shipped["test_accuracy"], dense.test_accuracy)
-    smaller = compare_cost(
-        shipped["gzip_size_bytes"], dense.gzip_size_bytes, "smaller than", "larger than", "about as large as"
-    )
+    accuracy, size = shipped["test_accuracy"], shipped["gzip_size_bytes"]
+    smaller = compare_cost(size, dense.gzip_size_bytes, "smaller than", "larger than", "about as large as")
     text = (
-        f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {percent(shipped['test_accuracy'])} of "
-        f"{num_images:,} test images right, {gap} the dense float32 file of {dense.name}, the chosen model, and "
-        f"gzipped it is {smaller} that file."
+        f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {percent(accuracy)} of {num_images:,} test "
+        f"images right, {compare_accuracy(accuracy, dense.test_accuracy)} the dense float32 file of {dense.name}, the "
+        f"chosen model, and gzipped it is {smaller} that file."
     )
     if published is None:
         return text
     return (
-        f"{text} It has {compare_accuracy(shipped['test_accuracy'], published)} the {percent(published)} that the "
+        f"{text} It has {compare_accuracy(accuracy, published)} the {percent(published)} that the "
         "study published for its choice, a model of its own, on the test images of Fashion-MNIST."
     )
 
@@ -237,7 +239,7 @@ def answer_pruning(files: Sequence[ModelFile], max_loss: float, num_images: int)
     sentences = []
     for ranking in dict.fromkeys(file.way for file in pruned):
         steps = [file for file in pruned if file.way == ranking]
-        good = [file for file in steps if count_lost_points(dense, file) <= 100 * max_loss]
+        good = [one for one in steps if round(100 * (dense.val_accuracy - one.val_accuracy), 6) <= 100 * max_loss]
         if not good:
             sentences.append(f"{ranking} loses more than that at each of its sparsities")
             continue
@@ -250,28 +252,28 @@ def answer_pruning(files: Sequence[ModelFile], max_loss: float, num_images: int)
         )
     text = f"With at most {100 * max_loss:g} points of validation accuracy lost, {'; '.join(sentences)}."
     target = max(pruned, key=lambda file: float(file.target)).target
-    last = sorted((file for file in pruned if file.target == target), key=lambda file: -file.test_accuracy)
-    if len(last) > 1:
-        gap = last[0].test_accuracy - last[-1].test_accuracy
-        text += (
-            f" At {100 * float(target):g} % zeros, {last[0].way} has "
-            f"{compare_accuracy(last[0].test_accuracy, last[-1].test_accuracy)} {last[-1].way} on the test images"
-            f"{describe_chance(gap, dense.test_accuracy, num_images)}."
-        )
-    return text
+    first, *others = rank_ways(pruned, target)
+    if not others:
+        return text
+    return (
+        f"{text} At {100 * float(target):g} % zeros, {first.way} has "
+        f"{compare_accuracy(first.test_accuracy, others[-1].test_accuracy)} {others[-1].way} on the test images"
+        f"{describe_chance(first, others[-1], dense, num_images)}."
+    )
 
 
-def count_lost_points(before: ModelFile, after: ModelFile) -> float:
-    """Counts the points of validation accuracy that were lost, without the traces of binary rounding."""
-    return round(100 * (before.val_accuracy - after.val_accuracy), 6)
+def rank_ways(files: Sequence[ModelFile], target: str) -> list[ModelFile]:
+    """Ranks what the ways made of the model at one target, the most accurate on test images first."""
+    return sorted((file for file in files if file.target == target), key=lambda file: -file.test_accuracy)
 
 
-def describe_chance(gap: float, accuracy: float, num_images: int) -> str:
+def describe_chance(better: ModelFile, worse: ModelFile, original: ModelFile, num_images: int) -> str:
     """Says in brackets where a gap of two accuracies is small enough to be chance: below two standard deviations.
 
     A gap that rounds to 0.00 points needs no such word.
     """
-    points, limit = round(100 * gap, 2), 100 * CHANCE * compute_deviation(accuracy, num_images)
+    points = round(100 * (better.test_accuracy - worse.test_accuracy), 2)
+    limit = 100 * CHANCE * compute_deviation(original.test_accuracy, num_images)
     return f" (which may be chance: it is below {limit:.2f} points)" if 0 < points < limit else ""
 
 
@@ -280,24 +282,17 @@ def answer_shrinking(files: Sequence[ModelFile], num_images: int) -> str:
     whole, *shrunk = files
     sentences = []
     for target in dict.fromkeys(file.target for file in shrunk):
-        ways = sorted((file for file in shrunk if file.target == target), key=lambda file: -file.test_accuracy)
-        best, worst = ways[0], ways[-1]
+        best, *others = rank_ways(shrunk, target)
         text = (
-            f"At {100 * share_macs(best, whole):.1f} % of the MACs, {best.way} has {percent(best.test_accuracy)} of "
+            f"At {100 * best.macs / whole.macs:.1f} % of the MACs, {best.way} has {percent(best.test_accuracy)} of "
             f"the test images right, {compare_accuracy(best.test_accuracy, whole.test_accuracy)} the whole model"
         )
-        if len(ways) > 1:
-            gap = best.test_accuracy - worst.test_accuracy
-            chance = describe_chance(gap, whole.test_accuracy, num_images)
-            compared = compare_accuracy(best.test_accuracy, worst.test_accuracy)
-            text += f", and {compared} {worst.way}, the last of {len(ways)} ways{chance}"
+        if others:
+            compared = compare_accuracy(best.test_accuracy, others[-1].test_accuracy)
+            chance = describe_chance(best, others[-1], whole, num_images)
+            text += f", and {compared} {others[-1].way}, the last of {1 + len(others)} ways{chance}"
         sentences.append(f"{text}.")
     return " ".join(sentences)
-
-
-def share_macs(file: ModelFile, whole: ModelFile) -> float:
-    """Returns the share of the MACs of the whole model that a shrunk one has."""
-    return file.macs / whole.macs
 
 
 def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedModel]) -> str:
@@ -328,17 +323,15 @@ def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedMod
 
 def answer_curves(chosen: Candidate, curves: Sequence[CurvePoint]) -> str:
     """Answers how training went."""
-    by_candidate: dict[tuple[str, str], dict[str, list[float]]] = {}
+    accuracies: dict[tuple[str, str], list[float]] = {}
     for point in curves:
-        splits = by_candidate.setdefault((point.model, point.augmentation), {"train": [], "val": []})
-        splits[point.split].append(point.accuracy)
-    of_chosen = by_candidate[chosen.model, chosen.augmentation]
-    train, val = of_chosen["train"][-1], of_chosen["val"][-1]
-    still = sum(splits["val"][-1] >= max(splits["val"]) for splits in by_candidate.values())
+        accuracies.setdefault((f"{point.model}-{point.augmentation}", point.split), []).append(point.accuracy)
+    train, val = accuracies[chosen.key, "train"], accuracies[chosen.key, "val"]
+    were_best = [values[-1] >= max(values) for (_, split), values in accuracies.items() if split == "val"]
     return (
-        f"After {len(of_chosen['val'])} epochs {chosen.key} gets {percent(train)} of the training images (as "
-        f"augmented) and {percent(val)} of the validation images right, {compare_accuracy(val, train)} on those. "
-        f"{still} of {len(by_candidate)} candidates were at their best on validation images in the last epoch."
+        f"After {len(val)} epochs {chosen.key} gets {percent(train[-1])} of the training images (as augmented) and "
+        f"{percent(val[-1])} of the validation images right, {compare_accuracy(val[-1], train[-1])} on those. "
+        f"{sum(were_best)} of {len(were_best)} candidates were at their best on validation images in the last epoch."
     )
 
 
@@ -370,10 +363,9 @@ def answer_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequ
     wrong = {pair: count for pair, count in confusion.items() if pair[0] != pair[1]}
     if not wrong:
         return f"{chosen} gets every test image right."
-    pairs: dict[tuple[str, ...], int] = {}
+    pairs: Counter[tuple[str, ...]] = Counter()
     for pair, count in wrong.items():
-        both = tuple(sorted(pair, key=list(class_names).index))
-        pairs[both] = pairs.get(both, 0) + count
+        pairs[tuple(sorted(pair, key=list(class_names).index))] += count
     (first, second), count = min(pairs.items(), key=lambda item: (-item[1], item[0]))
     total = sum(wrong.values())
     return (
@@ -386,7 +378,7 @@ def tell_shipped_time(shipped_ms: float | None, dense_ms: float | None) -> str:
     """Tells how fast the shipped file is against the chosen model's float32 file; "" where a time is unknown."""
     if shipped_ms is None or dense_ms is None:
         return "Its time was not measured here."
-    faster = compare_cost(shipped_ms, dense_ms, "faster than", "slower than", "about as fast as")
+    faster = compare_time(shipped_ms, dense_ms)
     return f"One image takes it {shipped_ms:.3f} ms on one thread, {faster} the dense float32 file."
 
 
@@ -397,10 +389,8 @@ def tell_pruned_times(times: Times, dense: str) -> str:
         pruned = [file.median_ms for (kind, _, p), file in times.items() if kind == "pruned" and p == precision]
         whole = times.get(("dense", dense, precision))
         if pruned and whole:
-            how = compare_cost(median(pruned), whole.median_ms, "faster than", "slower than", "about as fast as")
-            parts.append(
-                f"in {precision} the pruned files are {how} the dense one ({median(pruned):.3f} ms at the median)"
-            )
+            ms, how = median(pruned), compare_time(median(pruned), whole.median_ms)
+            parts.append(f"in {precision} the pruned files are {how} the dense one ({ms:.3f} ms at the median)")
     return f"Time for an image: {join(parts)}." if parts else "Times were not measured here."
 
 
@@ -410,8 +400,7 @@ def tell_shrunk_times(shrunk: Sequence[ModelFile], times: Times, dense: str) -> 
     small, whole = times.get(("shrunk", least.name, "float32")), times.get(("dense", dense, "float32"))
     if not small or not whole:
         return "Times were not measured here."
-    how = compare_cost(small.median_ms, whole.median_ms, "faster than", "slower than", "about as fast as")
     return (
-        f"With {1 / share_macs(small, whole):.1f} times fewer MACs, {least.name} in float32 is {how} the whole model "
-        f"({small.median_ms:.3f} ms an image)."
+        f"With {whole.macs / small.macs:.1f} times fewer MACs, {least.name} in float32 is "
+        f"{compare_time(small.median_ms, whole.median_ms)} the whole model ({small.median_ms:.3f} ms an image)."
     )

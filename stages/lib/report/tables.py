@@ -4,31 +4,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times, percent, share_macs
+from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
 from stages.lib.results.published import STUDY_CHOICE
-from stages.lib.results.rows import KernelZeros, LayerMacs, ModelFile, PublishedModel, RankedFile
+from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile
 from stages.lib.results.times import NOT_VERSIONS
 
 Rows = list[dict[str, Any]]
 
 NOT_MEASURED = "not measured here"
-SHOWN_POINTS = 8  # of percent below the best test accuracy of ours; the charts leave out what is worse
 
 
 def list_replaced(found: Any) -> Rows:
     """Lists what the shipped file replaces, and that file last; what is unknown is None."""
-    columns = ("test_accuracy", "size_bytes", "gzip_size_bytes", "parameters", "macs")
-    chosen, shipped = found.chosen.key, found.shipped
-    rows: Rows = []
-    if found.published is not None:
-        study = f"{'-'.join(STUDY_CHOICE)}, the study's choice as published"
-        rows = [dict.fromkeys(columns) | {"name": study, "test_accuracy": found.published, "median_ms": ""}]
-    for name, values, milliseconds in (
-        (f"{chosen}, chosen, dense float32", vars(found.dense), found.dense_ms),
-        (f"{shipped['name']}, {shipped['precision']}, ships", shipped, found.shipped_ms),
-    ):
-        rows.append({"name": name, "median_ms": milliseconds, **{column: values[column] for column in columns}})
-    return rows
+    shipped = found.shipped
+    ours = [
+        {**asdict(found.dense), "name": f"{found.chosen.key}, chosen, dense float32", "median_ms": found.dense_ms},
+        {**shipped, "name": f"{shipped['name']}, {shipped['precision']}, ships", "median_ms": found.shipped_ms},
+    ]
+    if found.published is None:
+        return ours
+    study = {"name": f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", "test_accuracy": found.published}
+    unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "parameters", "macs"))
+    return [{**study, **unknown, "median_ms": ""}, *ours]
 
 
 def list_facts(found: Any) -> Rows:
@@ -107,11 +104,7 @@ def list_grids(layers: Mapping[str, Sequence[Layer]]) -> Rows:
 
 def list_pruned(files: Sequence[ModelFile], epochs: Mapping[float, int]) -> Rows:
     """Lists the dense model, which comes first, and all pruned ones with the epochs of their own fine-tuning."""
-    dense, *pruned = files
-    return [
-        {**asdict(dense), "epochs": None},
-        *[{**asdict(file), "epochs": epochs[float(file.target)]} for file in pruned],
-    ]
+    return [{**asdict(file), "epochs": epochs[float(file.target)] if file.kind == "pruned" else None} for file in files]
 
 
 def list_zeros(zeros: Sequence[KernelZeros]) -> Rows:
@@ -128,8 +121,8 @@ def list_shrunk(files: Sequence[ModelFile], times: Times) -> Rows:
     return [
         {
             **asdict(file),
-            "share": share_macs(file, files[0]),
-            **{precision: find_ms(file, times, precision) for precision in ("float32", "int8")},
+            "share": file.macs / files[0].macs,
+            **{precision: find_ms(times, file.kind, file.name, precision) for precision in ("float32", "int8")},
         }
         for file in files
     ]
@@ -137,28 +130,14 @@ def list_shrunk(files: Sequence[ModelFile], times: Times) -> Rows:
 
 def list_files(files: Sequence[RankedFile], published: Sequence[PublishedModel], times: Times) -> Rows:
     """Lists our files, with the time of an image, and what others published; "" stands where none can be timed."""
-    unknown = dict.fromkeys(("val_accuracy", "gzip_size_bytes"))
-    return [
-        *[
-            {
-                **asdict(file),
-                "label": file.label,
-                "median_ms": find_ms(file, times, file.precision) if file.format == "tflite" else "",
-            }
-            for file in files
-        ],
-        *[
-            {
-                **asdict(model),
-                **unknown,
-                "label": model.name,
-                "kind": "published",
-                "precision": "float32",
-                "median_ms": "",
-            }
-            for model in published
-        ],
-    ]
+    rows: Rows = []
+    for file in files:
+        is_timed = file.format == "tflite"
+        milliseconds = find_ms(times, file.kind, file.name, file.precision) if is_timed else ""
+        rows.append({**asdict(file), "label": file.label, "median_ms": milliseconds})
+    unknown = {"val_accuracy": None, "gzip_size_bytes": None, "median_ms": ""}
+    known = {"kind": "published", "precision": "float32"}
+    return rows + [{**asdict(model), **known, **unknown, "label": model.name} for model in published]
 
 
 def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
@@ -168,14 +147,9 @@ def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
     return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in points]
 
 
-def find_floor(files: Sequence[RankedFile]) -> float:
-    """Finds the test accuracy below which the charts of the front leave results out."""
-    return max(file.test_accuracy for file in files) - SHOWN_POINTS / 100
-
-
-def find_ms(file: ModelFile, times: Times, precision: str) -> float | None:
+def find_ms(times: Times, kind: str, name: str, precision: str) -> float | None:
     """Finds the time of an image, in milliseconds, of a model in a precision."""
-    timed = times.get((file.kind, file.name, precision))
+    timed = times.get((kind, name, precision))
     return timed.median_ms if timed else None
 
 
@@ -185,11 +159,6 @@ def list_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequen
         {"actual": actual, **{predicted: confusion.get((actual, predicted)) for predicted in class_names}}
         for actual in class_names
     ]
-
-
-def list_heavy_layers(layers: Sequence[Layer]) -> Rows:
-    """Lists the layers that compute."""
-    return [asdict(layer) for layer in layers if layer.macs]
 
 
 def list_costs(costs: Mapping[str, Mapping[str, Any]]) -> Rows:
@@ -212,31 +181,3 @@ def find_range(rows: Rows) -> tuple[float, float]:
 def find_most_confused(confusion: Mapping[tuple[str, str], int]) -> int:
     """Finds how often the most frequent mistake was made; at least 1."""
     return max((count for (actual, predicted), count in confusion.items() if actual != predicted), default=1)
-
-
-def label_shipped(shipped: Mapping[str, Any]) -> str:
-    """Names the shipped file as `ModelFile.label` does."""
-    return f"{shipped['name']}{' int8' if shipped['precision'] == 'int8' else ''}"
-
-
-def describe_fields(grids: Rows) -> str:
-    """Describes the receptive field at the end of each model in words, for who does not see the chart."""
-    last = {row["model"]: row for row in grids}
-    return ", ".join(f"{row['receptive_field_px']:.0f} px in {model}" for model, row in last.items())
-
-
-def describe_layers(layers: Sequence[LayerMacs]) -> str:
-    """Describes the MACs of each layer before and after shrinking in words, for who does not see the chart."""
-    macs: dict[str, list[str]] = {}
-    for layer in layers:
-        macs.setdefault(layer.layer, []).append(f"{layer.macs / 1e6:.3g}")
-    return ", ".join(f"{name} {' to '.join(millions)}" for name, millions in macs.items())
-
-
-def describe_shares(rows: Sequence[Any], name: str, share: str) -> str:
-    """Describes fractions in words, for who does not see their chart.
-
-    >>> describe_shares([{"class": "Bag", "recall": 0.985}], "class", "recall")
-    'Bag 98.50 %'
-    """
-    return ", ".join(f"{row[name]} {percent(row[share])}" for row in rows)
