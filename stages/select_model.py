@@ -20,7 +20,6 @@ from pathlib import Path
 
 from stages.lib.network.metrics import is_loss_within
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ModelParams
 from stages.lib.results.rows import Candidate, read_candidates, write_rows
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import write_bytes, write_json
@@ -70,19 +69,6 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
     return sentence + "the most accurate."
 
 
-def describe_choice(
-    chosen: Candidate, model: ModelParams, augmentation: AugmentationParams, reason: str
-) -> dict[str, object]:
-    """Describes the choice; later stages build networks from the architecture and fine-tune with the limits."""
-    return {
-        "model": chosen.model,
-        "augmentation": chosen.augmentation,
-        "reason": reason,
-        "architecture": model.model_dump(),
-        "augmentation_limits": augmentation.model_dump(),
-    }
-
-
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
@@ -90,8 +76,14 @@ def main() -> None:
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
-    settings = (params.models[chosen.model], params.augmentations[chosen.augmentation])
-    write_json(OUTPUT / "choice.json", describe_choice(chosen, *settings, reason))
+    choice = {
+        "model": chosen.model,
+        "augmentation": chosen.augmentation,
+        "reason": reason,
+        "architecture": params.models[chosen.model].model_dump(),  # from which later stages build networks
+        "augmentation_limits": params.augmentations[chosen.augmentation].model_dump(),  # under which they fine-tune
+    }
+    write_json(OUTPUT / "choice.json", choice)
     write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
     write_json(OUTPUT / "metrics.json", {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:]))
     write_rows(OUTPUT / "comparison.csv", Candidate, by_accuracy)
