@@ -135,10 +135,9 @@ def write_compressed(
     layers: Sequence[LayerMacs],
 ) -> None:
     """Writes tables and pictures of what became of the model `dense`."""
-    zeros_label, macs_label = "weights that are zero (%)", "million MACs an image"
     for name, files, x, label in (
-        ("pruning", pruned, "sparsity", zeros_label),
-        ("shrinking", shrunk, "macs", macs_label),
+        ("pruning", pruned, "sparsity", "weights that are zero (%)"),
+        ("shrinking", shrunk, "macs", "million MACs an image"),
     ):
         write_rows(OUTPUT / f"{name}.csv", ModelFile, [dense, *files])
         rows, title = read_csv(OUTPUT / f"{name}.csv"), f"{name.capitalize()} {dense.name}, fine-tuned at each point"

@@ -55,15 +55,14 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
         sentence += ", the best"
     wide = [c for c in equal if c.receptive_field_px == chosen.receptive_field_px]
     light = [c for c in wide if c.macs == chosen.macs]
-    sentence += (
-        f"; of the {len(equal)} candidates that close, its receptive field of {chosen.receptive_field_px} px is "
-    )
+    sentence += f"; of the {len(equal)} candidates that close, its receptive field of "
+    sentence += f"{chosen.receptive_field_px} px is the largest"
     if len(wide) == 1:
-        return sentence + "the largest."
-    sentence += f"the largest, shared by {len(wide)}, of which it needs "
+        return sentence + "."
+    sentence += f", shared by {len(wide)}, of which it needs the fewest MACs ({chosen.macs:,})"
     if len(light) == 1:
-        return sentence + f"the fewest MACs ({chosen.macs:,})."
-    sentence += f"the fewest MACs ({chosen.macs:,}), shared by {len(light)}, of which it is "
+        return sentence + "."
+    sentence += f", shared by {len(light)}, of which it is "
     if sum(c.val_accuracy == chosen.val_accuracy for c in light) > 1:
         return sentence + "as accurate as any, and the first in params.yaml."
     return sentence + "the most accurate."

@@ -29,12 +29,6 @@ def _check_order(steps: tuple[float, ...], info: ValidationInfo) -> tuple[float,
     return steps
 
 
-def _check_title(value: Any) -> Any:
-    if not isinstance(value, str) or not value.strip():
-        raise refusal("a name", value)
-    return value
-
-
 def _check_clean_epochs(value: Any, info: ValidationInfo) -> Any:
     """Checks that an epoch is left: else no augmentation would ever be seen."""
     epochs = info.data.get("epochs", 100_000)  # missing where they were refused
@@ -75,8 +69,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Word = Annotated[str, Field(min_length=1, description="a word")]
 Checksum = Annotated[
-    str,
-    Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the decompressed file, 64 hexadecimal digits"),
+    str, Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the decompressed file, 64 hexadecimal digits")
 ]
 Source = Annotated[
     str,
@@ -106,7 +99,7 @@ class FilesParams(Section):
 class DatasetParams(Section):
     """The data: their name, side of the square images, class names by label, SHA-256 of each file."""
 
-    name: Annotated[str, BeforeValidator(_check_title)]
+    name: Annotated[str, Field(pattern=r"\S", description="a name")]
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
     class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
     files: FilesParams
