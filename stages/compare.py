@@ -32,6 +32,7 @@ from typing import Any
 from stages.lib.figures.draw import write_png
 from stages.lib.params.load import load_params
 from stages.lib.results.rows import (
+    MEASURED,
     UNDER,
     Candidate,
     KernelZeros,
@@ -100,8 +101,7 @@ def summarize(
     names = (*of_candidate, "macs", "parameters", "receptive_field_px")
     summary = {"chosen": f"{chosen['model']}-{chosen['augmentation']}"} | {name: chosen[name] for name in names}
     summary["shipped"] = f"{shipped['name']}, {shipped['precision']}"
-    for name in ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"):
-        summary[f"shipped_{name}"] = shipped[name]
+    summary |= {f"shipped_{name}": shipped[name] for name in MEASURED}
     for model in pruned:
         summary[f"pruned_{model.way}_{model.target}_test_accuracy"] = model.test_accuracy
         summary[f"pruned_{model.way}_{model.target}_gzip_size_bytes"] = model.gzip_size_bytes
@@ -135,10 +135,9 @@ def write_compressed(
     layers: Sequence[LayerMacs],
 ) -> None:
     """Writes tables and pictures of what became of the model `dense`."""
-    zeros_label, macs_label = "weights that are zero (%)", "million MACs an image"
     for name, files, x, label in (
-        ("pruning", pruned, "sparsity", zeros_label),
-        ("shrinking", shrunk, "macs", macs_label),
+        ("pruning", pruned, "sparsity", "weights that are zero (%)"),
+        ("shrinking", shrunk, "macs", "million MACs an image"),
     ):
         write_rows(OUTPUT / f"{name}.csv", ModelFile, [dense, *files])
         rows, title = read_csv(OUTPUT / f"{name}.csv"), f"{name.capitalize()} {dense.name}, fine-tuned at each point"
@@ -150,9 +149,9 @@ def write_compressed(
     write_png(OUTPUT / "shrunk_layers.png", "shrunk_layers", [asdict(row) for row in layers], title, width=700)
 
 
-def find_environment(candidates: Sequence[Candidate], key: str, times: Times) -> dict[str, Any]:
+def find_environment(candidates: Mapping[str, Candidate], key: str, times: Times) -> dict[str, Any]:
     """Finds with what the candidate `key` was trained; empty where that of any is not known: it would mix two runs."""
-    trainings = {one.key: times.find_training(one.variant.folder / "model.h5") for one in candidates}
+    trainings = {name: times.find_training(one.variant.folder / "model.h5") for name, one in candidates.items()}
     return dict(trainings[key] or {}) if times.stages and all(trainings.values()) else {}
 
 
@@ -162,19 +161,17 @@ def main() -> None:
     study, prune, shrink = params.study, params.prune, params.shrink
     shipped, key = read_json(DATA / "ship/model.json"), f"{choice['model']}-{choice['augmentation']}"
     times = read_times(list_items(study.models, study.augmentations, *prune.rankings, *shrink.filters))
-    candidates = read_candidates(study.models, study.augmentations)
-    rows = [describe_candidate(candidate, times) for candidate in candidates]
-    (chosen,) = (row for candidate, row in zip(candidates, rows, strict=True) if candidate.key == key)
-    dense = read_dense(next(candidate for candidate in candidates if candidate.key == key))
+    candidates = {candidate.key: candidate for candidate in read_candidates(study.models, study.augmentations)}
+    described = {name: describe_candidate(candidate, times) for name, candidate in candidates.items()}
+    rows, chosen, dense = list(described.values()), described[key], read_dense(candidates[key])
     pruned = [read_version(one, dense) for one in list_variants("prune", prune.rankings, prune.sparsities)]
     shrunk = [read_version(one, dense) for one in list_variants("shrink", shrink.filters, shrink.macs_shares)]
 
     write_json(OUTPUT / "metrics.json", summarize(chosen, pruned, shrunk, shipped))
-    accuracies = {candidate.key: row["test_accuracy"] for candidate, row in zip(candidates, rows, strict=True)}
-    write_json(OUTPUT / "test_accuracy.json", accuracies)
+    write_json(OUTPUT / "test_accuracy.json", {name: row["test_accuracy"] for name, row in described.items()})
     write_csv(OUTPUT / "candidates.csv", rows)
     draw_candidates(rows, chosen)
-    write_csv(OUTPUT / "curves.csv", read_curves(candidates))
+    write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
     write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
     zeros = read_kernel_zeros(prune.rankings, prune.sparsities)
     write_compressed(dense, pruned, shrunk, zeros, read_shrunk_layers(shrink.filters[0], shrink.macs_shares))

@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import http.client
 import os
-import queue
 import shutil
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from threading import Thread
 
@@ -80,11 +80,7 @@ def download(sources: Sequence[str], files: Mapping[str, str], timeout_seconds: 
 
 
 def fetch_source(source: str, files: Mapping[str, str], timeout_seconds: float, staging: Path) -> None:
-    """Writes all `files` of one source into `staging`, decompressed and verified.
-
-    Raises:
-        SourceError: at the first file that the source does not give.
-    """
+    """Writes all `files` of one source into `staging`, verified; raises SourceError at the first that it lacks."""
     kind, _, rest = source.partition(":")
     with tempfile.TemporaryDirectory(prefix="raw-", dir=staging) as name:
         raw = Path(name)
@@ -148,23 +144,17 @@ def open_url(url: str, timeout_seconds: float) -> http.client.HTTPResponse:
     Raises:
         OSError, ValueError or http.client.HTTPException: whatever urllib raises; TimeoutError if no answer comes.
     """
-    answers: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
+    answer: Future[http.client.HTTPResponse] = Future()
 
     def ask() -> None:
         try:
             opener = urllib.request.build_opener()  # urlopen would keep the proxies of its first call
-            answers.put(opener.open(url, timeout=timeout_seconds))
+            answer.set_result(opener.open(url, timeout=timeout_seconds))
         except Exception as error:
-            answers.put(error)
+            answer.set_exception(error)
 
     Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=2 * timeout_seconds)
-    except queue.Empty:
-        raise TimeoutError from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    return answer.result(2 * timeout_seconds)
 
 
 def explain(error: Exception, timeout_seconds: float) -> str:
@@ -205,11 +195,7 @@ def extract_package(package: str, timeout_seconds: float, folder: Path) -> None:
 
 
 def run_command(command: Sequence[str], folder: Path) -> None:
-    """Runs `command` in `folder`, quietly.
-
-    Raises:
-        SourceError: if it fails; the message is the first line of what it complained about.
-    """
+    """Runs `command` in `folder`, quietly; if it fails, raises SourceError with the first line of its complaint."""
     result = subprocess.run(
         command, cwd=folder, env={**os.environ, "LC_ALL": "C"}, capture_output=True, text=True, errors="replace"
     )
@@ -219,11 +205,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
 
 
 def find_file(folder: Path, pattern: str) -> Path:
-    """Returns the file in `folder`, which may start with ~, that matches `pattern`, or `pattern`.gz.
-
-    Raises:
-        SourceError: if there is neither.
-    """
+    """Finds `pattern` or `pattern`.gz in `folder`, which may start with ~; raises SourceError if there is neither."""
     try:
         folder = folder.expanduser()
         for path in (*folder.glob(pattern), *folder.glob(f"{pattern}.gz")):

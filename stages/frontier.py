@@ -82,25 +82,14 @@ def list_published(models: Sequence[str]) -> list[PublishedModel]:
 
     Of a model that the study trained twice, the better accuracy counts.
     """
-    best: dict[str, float] = {}
-    for (model, _), accuracy in STUDY_TEST_ACCURACY.items():
-        best[model] = max(accuracy, best.get(model, 0.0))
-    costs = {model: read_cost(model) for model in best if model in models}
-    found: list[tuple[str, float, int, int | None, str]]
-    found = [
-        (f"the study's {model}", best[model], cost["parameters"], cost["macs"], "the study")
-        for model, cost in costs.items()
-    ]
+    found: list[tuple[str, float, int, int | None, str]] = []
+    for model in dict.fromkeys(model for model, _ in STUDY_TEST_ACCURACY if model in models):
+        best = max(accuracy for (name, _), accuracy in STUDY_TEST_ACCURACY.items() if name == model)
+        cost = read_cost(model)
+        found.append((f"the study's {model}", best, cost["parameters"], cost["macs"], "the study"))
     found += [(name, accuracy, parameters, None, LEADERBOARD_SOURCE) for name, parameters, accuracy in LEADERBOARD]
     return [
-        PublishedModel(
-            name=name,
-            test_accuracy=accuracy,
-            size_bytes=FLOAT32_BYTES * parameters,
-            macs=macs,
-            parameters=parameters,
-            published_by=source,
-        )
+        PublishedModel(name, accuracy, FLOAT32_BYTES * parameters, macs, parameters, published_by=source)
         for name, accuracy, parameters, macs, source in found
     ]
 

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from stages.lib.network.metrics import is_loss_within
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ModelParams
 from stages.lib.results.rows import Candidate, read_candidates, write_rows
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import write_bytes, write_json
@@ -56,31 +55,17 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
         sentence += ", the best"
     wide = [c for c in equal if c.receptive_field_px == chosen.receptive_field_px]
     light = [c for c in wide if c.macs == chosen.macs]
-    sentence += (
-        f"; of the {len(equal)} candidates that close, its receptive field of {chosen.receptive_field_px} px is "
-    )
+    sentence += f"; of the {len(equal)} candidates that close, its receptive field of "
+    sentence += f"{chosen.receptive_field_px} px is the largest"
     if len(wide) == 1:
-        return sentence + "the largest."
-    sentence += f"the largest, shared by {len(wide)}, of which it needs "
+        return sentence + "."
+    sentence += f", shared by {len(wide)}, of which it needs the fewest MACs ({chosen.macs:,})"
     if len(light) == 1:
-        return sentence + f"the fewest MACs ({chosen.macs:,})."
-    sentence += f"the fewest MACs ({chosen.macs:,}), shared by {len(light)}, of which it is "
+        return sentence + "."
+    sentence += f", shared by {len(light)}, of which it is "
     if sum(c.val_accuracy == chosen.val_accuracy for c in light) > 1:
         return sentence + "as accurate as any, and the first in params.yaml."
     return sentence + "the most accurate."
-
-
-def describe_choice(
-    chosen: Candidate, model: ModelParams, augmentation: AugmentationParams, reason: str
-) -> dict[str, object]:
-    """Describes the choice; later stages build networks from the architecture and fine-tune with the limits."""
-    return {
-        "model": chosen.model,
-        "augmentation": chosen.augmentation,
-        "reason": reason,
-        "architecture": model.model_dump(),
-        "augmentation_limits": augmentation.model_dump(),
-    }
 
 
 def main() -> None:
@@ -90,8 +75,14 @@ def main() -> None:
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
-    settings = (params.models[chosen.model], params.augmentations[chosen.augmentation])
-    write_json(OUTPUT / "choice.json", describe_choice(chosen, *settings, reason))
+    choice = {
+        "model": chosen.model,
+        "augmentation": chosen.augmentation,
+        "reason": reason,
+        "architecture": params.models[chosen.model].model_dump(),  # from which later stages build networks
+        "augmentation_limits": params.augmentations[chosen.augmentation].model_dump(),  # under which they fine-tune
+    }
+    write_json(OUTPUT / "choice.json", choice)
     write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
     write_json(OUTPUT / "metrics.json", {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:]))
     write_rows(OUTPUT / "comparison.csv", Candidate, by_accuracy)

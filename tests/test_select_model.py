@@ -11,7 +11,7 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams, StudyParams
 from stages.lib.results.rows import Candidate
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
-from stages.select_model import describe_choice, explain, select_candidate
+from stages.select_model import explain, select_candidate
 
 SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
 
@@ -146,36 +146,6 @@ def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
     assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007)
 
 
-def test_the_choice_holds_the_architecture_and_the_limits_that_later_stages_go_on_with() -> None:
-    augmentation = AugmentationParams(
-        rotation_degrees=8, shift_fraction=0.02, zoom_fraction=0.2, shift_px=0, erase_px=0, horizontal_flip=False
-    )
-
-    choice = describe_choice(candidate(0.9, augmentation="mild"), SMALL, augmentation, "why")
-
-    assert choice == {
-        "model": "a",
-        "augmentation": "mild",
-        "reason": "why",
-        "architecture": {
-            "blocks": ((4,),),
-            "residual": False,
-            "global_pool": True,
-            "dense": (),
-            "batch_norm": ("conv",),
-            "dropout": 0.1,
-        },
-        "augmentation_limits": {
-            "rotation_degrees": 8,
-            "shift_fraction": 0.02,
-            "zoom_fraction": 0.2,
-            "shift_px": 0,
-            "erase_px": 0,
-            "horizontal_flip": False,
-        },
-    }
-
-
 MODEL_BYTES = b"the model of small-flip"
 
 
@@ -209,12 +179,27 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_stage_writes_the_choice_and_its_numbers(folder: Path) -> None:
+def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_with(folder: Path) -> None:
     stage.main()
 
     choice = read_json(folder / "data/select_model/choice.json")
     assert (choice["model"], choice["augmentation"]) == ("small", "flip")
-    assert choice["augmentation_limits"]["horizontal_flip"] is True
+    assert choice["architecture"] == {
+        "blocks": [[4]],
+        "residual": False,
+        "global_pool": True,
+        "dense": [],
+        "batch_norm": ["conv"],
+        "dropout": 0.1,
+    }
+    assert choice["augmentation_limits"] == {
+        "rotation_degrees": 0,
+        "shift_fraction": 0,
+        "zoom_fraction": 0,
+        "shift_px": 0,
+        "erase_px": 0,
+        "horizontal_flip": True,
+    }
     assert choice["reason"].startswith("small-flip has a validation accuracy of 94.00 %, within 0.2 points of the best")
     assert read_json(folder / "data/select_model/metrics.json") == {
         "chosen": "small-flip",

@@ -12,6 +12,8 @@ from stages.lib.storage.files import write_bytes
 
 CHARTS = Path(__file__).parent / "charts"
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # vl-convert brings the first; the others are as wide
+SERIES = ("#4477AA", "#EE6677", "#228833", "#AA3377", "#CCBB44", "#66CCEE", "#BBBBBB")
+"""Colors of series where the page sets none: Paul Tol's bright scheme, which is color-blind safe."""
 INK, PAPER = "#1B1F24", "#FFFFFF"  # text and background of a PNG, which cannot follow the page's theme
 VEGA_LITE = "5.21"  # of those that vl-convert brings, the nearest to that of the page of `dvc plots`
 PNG_SCALE = 2  # pixels of a PNG for one of the chart: sharp on a fine screen
@@ -22,17 +24,7 @@ NARROW_PX = 500  # below it, a legend takes several lines
 LOOK: dict[str, Any] = {
     "background": "transparent",
     "font": FONT,
-    "range": {
-        "category": [
-            "var(--s0, #4477AA)",  # the fallbacks are Paul Tol's bright scheme: color-blind safe
-            "var(--s1, #EE6677)",
-            "var(--s2, #228833)",
-            "var(--s3, #AA3377)",
-            "var(--s4, #CCBB44)",
-            "var(--s5, #66CCEE)",
-            "var(--s6, #BBBBBB)",
-        ]
-    },
+    "range": {"category": [f"var(--s{index}, {color})" for index, color in enumerate(SERIES)]},
     "axis": {
         **_TEXT,
         "domainColor": "currentColor",
@@ -82,7 +74,8 @@ def fill_chart(
     for anchor, value in (("TITLE", title), ("X", x), ("X_LABEL", x_label)):
         text = text.replace(f"<DVC_METRIC_{anchor}>", json.dumps(value)[1:-1])
     filled: dict[str, Any] = json.loads(text)
-    filled["data"] = {"values": [{name: _as_csv(value) for name, value in row.items()} for row in rows]}
+    cells = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
+    filled["data"] = {"values": cells}
     if columns:
         filled["columns"] = columns
     if width:
@@ -91,10 +84,6 @@ def fill_chart(
         if width < NARROW_PX:
             filled["config"] = {"legend": {"columns": 2, "layout": {"top": {"direction": "vertical"}}}}
     return filled
-
-
-def _as_csv(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def draw_svg(chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **options: Any) -> str:
@@ -106,10 +95,7 @@ def draw_svg(chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **o
 
 
 def write_png(path: Path, chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **options: Any) -> None:
-    """Writes a chart as PNG on an opaque ground, which can be read on a light and on a dark page.
-
-    Args are those of `fill_chart`.
-    """
+    """Writes what `fill_chart` fills as PNG on an opaque ground, which can be read on a light and on a dark page."""
     spec, look = (_fix_colors(part) for part in (fill_chart(chart, rows, title, **options), LOOK))
     write_bytes(path, vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, config=look, scale=PNG_SCALE))
 

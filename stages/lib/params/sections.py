@@ -4,13 +4,15 @@ Units and reasons stand in params.yaml. Lists are read as tuples.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.params.checking import Section, find_name, refusal
+
+Entry = TypeVar("Entry")
 
 
 def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -19,22 +21,12 @@ def _check_different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _check_rising(steps: tuple[float, ...]) -> tuple[float, ...]:
-    if list(steps) != sorted(set(steps)):
-        raise refusal("rising numbers, each once", list(steps))
+def _check_order(steps: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    """Checks that sparsities rise, or that shares of the MACs fall: each step compresses further."""
+    falls = info.field_name == "macs_shares"
+    if list(steps) != sorted(set(steps), reverse=falls):
+        raise refusal(f"{'falling' if falls else 'rising'} numbers, each once", list(steps))
     return steps
-
-
-def _check_falling(steps: tuple[float, ...]) -> tuple[float, ...]:
-    if list(steps) != sorted(set(steps), reverse=True):
-        raise refusal("falling numbers, each once", list(steps))
-    return steps
-
-
-def _check_title(value: Any) -> Any:
-    if not isinstance(value, str) or not value.strip():
-        raise refusal("a name", value)
-    return value
 
 
 def _check_clean_epochs(value: Any, info: ValidationInfo) -> Any:
@@ -77,8 +69,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Word = Annotated[str, Field(min_length=1, description="a word")]
 Checksum = Annotated[
-    str,
-    Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the decompressed file, 64 hexadecimal digits"),
+    str, Field(pattern="^[0-9a-f]{64}$", description="the SHA-256 of the decompressed file, 64 hexadecimal digits")
 ]
 Source = Annotated[
     str,
@@ -88,17 +79,12 @@ Source = Annotated[
     ),
 ]
 # Lists are read as tuples: not strict, so that a list may stand for a tuple; their entries are strict all the same.
-Counts = Annotated[tuple[Count, ...], Field(strict=False, description="a list of integers from 1 to 1000000")]
-Words = Annotated[
-    tuple[Word, ...], Field(strict=False, description="a list of words"), AfterValidator(_check_different)
-]
-Filters = Annotated[
-    tuple[Count, ...],
-    Field(strict=False, min_length=1, description="lists of filters, such as [[32, 64], [64]]"),
-]
-Steps = Annotated[
-    tuple[FractionBetween, ...], Field(strict=False, min_length=1, description="a list of numbers in (0, 1)")
-]
+ListOf = Annotated[tuple[Entry, ...], Field(strict=False)]
+Different = Annotated[ListOf[Entry], AfterValidator(_check_different)]
+Counts = Annotated[ListOf[Count], Field(description="a list of integers from 1 to 1000000")]
+Words = Annotated[Different[Word], Field(description="a list of words")]
+Filters = Annotated[ListOf[Count], Field(min_length=1, description="lists of filters, such as [[32, 64], [64]]")]
+Steps = Annotated[ListOf[FractionBetween], Field(min_length=1, description="a list of numbers in (0, 1)")]
 
 
 class FilesParams(Section):
@@ -113,7 +99,7 @@ class FilesParams(Section):
 class DatasetParams(Section):
     """The data: their name, side of the square images, class names by label, SHA-256 of each file."""
 
-    name: Annotated[str, BeforeValidator(_check_title)]
+    name: Annotated[str, Field(pattern=r"\S", description="a name")]
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
     class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
     files: FilesParams
@@ -122,11 +108,7 @@ class DatasetParams(Section):
 class DownloadParams(Section):
     """Where the files come from, and how long a source may be silent."""
 
-    sources: Annotated[
-        tuple[Source, ...],
-        Field(strict=False, min_length=1, description="a list of at least one source"),
-        AfterValidator(_check_different),
-    ]
+    sources: Annotated[Different[Source], Field(min_length=1, description="a list of at least one source")]
     timeout_seconds: Annotated[float, Field(gt=0, le=3600)]
 
 
@@ -153,16 +135,12 @@ class StudyParams(Section):
 class ModelParams(Section):
     """One architecture; see `stages.lib.network.architecture.list_layers`."""
 
-    blocks: Annotated[
-        tuple[Filters, ...], Field(strict=False, description="lists of filters, such as [[32, 64], [64]]")
-    ]
+    blocks: Annotated[ListOf[Filters], Field(description="lists of filters, such as [[32, 64], [64]]")]
     residual: bool
     global_pool: bool
     dense: Counts
     batch_norm: Annotated[
-        tuple[Literal["conv", "flatten", "dense"], ...],
-        Field(strict=False, description="a list of conv, flatten and dense"),
-        AfterValidator(_check_different),
+        Different[Literal["conv", "flatten", "dense"]], Field(description="a list of conv, flatten and dense")
     ]
     dropout: FractionBelowOne
 
@@ -222,28 +200,25 @@ class PruneParams(Section):
     """How weights of the chosen model are set to zero: epochs and peak learning rate for each sparsity."""
 
     rankings: Annotated[
-        tuple[Literal["uniform", "lamp"], ...],
-        Field(strict=False, min_length=1, description="a list of uniform and lamp"),
-        AfterValidator(_check_different),
+        Different[Literal["uniform", "lamp"]], Field(min_length=1, description="a list of uniform and lamp")
     ]
-    sparsities: Annotated[Steps, AfterValidator(_check_rising)]
-    epochs: Annotated[tuple[Epochs, ...], Field(strict=False), BeforeValidator(_spread)]
+    sparsities: Annotated[Steps, AfterValidator(_check_order)]
+    epochs: Annotated[ListOf[Epochs], BeforeValidator(_spread)]
     clean_epochs: CleanEpochs
     ramp_fraction: PositiveFraction
     frequency: Count
     batch_size: Count
-    learning_rate: Annotated[tuple[LearningRate, ...], Field(strict=False), BeforeValidator(_spread)]
+    learning_rate: Annotated[ListOf[LearningRate], BeforeValidator(_spread)]
 
 
 class ShrinkParams(Section):
     """How whole filters are removed from the chosen model."""
 
     filters: Annotated[
-        tuple[Literal["magnitude", "random", "scratch"], ...],
-        Field(strict=False, min_length=1, description="a list of magnitude, random and scratch"),
-        AfterValidator(_check_different),
+        Different[Literal["magnitude", "random", "scratch"]],
+        Field(min_length=1, description="a list of magnitude, random and scratch"),
     ]
-    macs_shares: Annotated[Steps, AfterValidator(_check_falling)]
+    macs_shares: Annotated[Steps, AfterValidator(_check_order)]
     multiple: Annotated[int, Field(ge=1, le=1024)]
     epochs: Epochs
     clean_epochs: CleanEpochs

@@ -16,9 +16,7 @@ def find_front(costs: Sequence[float], accuracies: Sequence[float]) -> list[bool
     [True, True, False]
     """
     models = list(zip(costs, accuracies, strict=True))
-    return [not any(_beats(other, model) for other in models) for model in models]
-
-
-def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    (cost, accuracy), (other_cost, other_accuracy) = one, other
-    return cost <= other_cost and accuracy >= other_accuracy and one != other
+    return [
+        not any(other[0] <= cost and other[1] >= accuracy and other != (cost, accuracy) for other in models)
+        for cost, accuracy in models
+    ]

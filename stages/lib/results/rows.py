@@ -4,10 +4,12 @@ Accuracies, sparsities and other shares are fractions in [0, 1], losses in nats,
 pass.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import BeforeValidator, TypeAdapter
 
 from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_bytes, write_csv
 from stages.lib.storage.variant import DATA, Variant
@@ -18,6 +20,7 @@ PRECISIONS = ("float32", "int8")
 KIND_OF = {"train": "dense", "prune": "pruned", "shrink": "shrunk"}  # by the stage that made the model
 SOURCE_OF = {kind: source for source, kind in KIND_OF.items()}
 UNDER = "test_accuracy_under_"  # begins the columns of accuracies on distorted test images
+MEASURED = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")  # of every file
 
 
 @dataclass(frozen=True)
@@ -55,39 +58,22 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file of a model of ours: what it is worth and what it costs.
+    """A file of a model of ours: what it is worth and what it costs."""
 
-    Attributes:
-        name: of the model, as tables show it.
-        kind: dense, pruned or shrunk.
-        way: as of a `Variant`.
-        target: as of a `Variant`.
-        format: keras or tflite.
-        precision: float32 or int8.
-        val_accuracy: on validation images.
-        test_accuracy: on test images.
-        size_bytes: of the file.
-        gzip_size_bytes: of the file, gzipped.
-        macs: zeros included.
-        nonzero_macs: without those whose weight is zero.
-        parameters: numbers stored, zeros included.
-        sparsity: share of the weights that is zero.
-    """
-
-    name: str
-    kind: str
-    way: str
-    target: str
-    format: str
-    precision: str
-    val_accuracy: float
-    test_accuracy: float
-    size_bytes: int
-    gzip_size_bytes: int
-    macs: int
-    nonzero_macs: int
-    parameters: int
-    sparsity: float
+    name: str  # of the model, as tables show it
+    kind: str  # dense, pruned or shrunk
+    way: str  # as of a `Variant`
+    target: str  # as of a `Variant`
+    format: str  # keras or tflite
+    precision: str  # float32 or int8
+    val_accuracy: float  # on validation images
+    test_accuracy: float  # on test images
+    size_bytes: int  # of the file
+    gzip_size_bytes: int  # of the file, gzipped
+    macs: int  # zeros included
+    nonzero_macs: int  # without those whose weight is zero
+    parameters: int  # numbers stored, zeros included
+    sparsity: float  # share of the weights that is zero
 
     @property
     def variant(self) -> Variant:
@@ -123,7 +109,7 @@ class PublishedModel:
     name: str
     test_accuracy: float
     size_bytes: int
-    macs: int | None
+    macs: Annotated[int | None, BeforeValidator(lambda cell: cell or None)]  # an empty cell: nobody says
     parameters: int
     published_by: str
 
@@ -151,17 +137,11 @@ class LayerMacs:
 
 def read_candidate(model: str, augmentation: str) -> Candidate:
     """Reads what training and complexity wrote of one model."""
-    cost = read_cost(model)
     trained = read_json(Variant("train", model, augmentation).folder / "metrics.json")
-    return Candidate(
-        model=model,
-        augmentation=augmentation,
-        val_accuracy=trained["val_accuracy"],
-        val_loss=trained["val_loss"],
-        macs=cost["macs"],
-        parameters=cost["parameters"],
-        receptive_field_px=cost["receptive_field_px"],
-    )
+    worth = {name: trained[name] for name in ("val_accuracy", "val_loss")}
+    counted = read_cost(model)
+    cost = {name: counted[name] for name in ("macs", "parameters", "receptive_field_px")}
+    return Candidate(model, augmentation, **worth, **cost)
 
 
 def read_candidates(models: Sequence[str], augmentations: Sequence[str]) -> list[Candidate]:
@@ -177,12 +157,9 @@ def read_cost(model: str) -> dict[str, Any]:
 def read_evaluation(candidate: Candidate) -> Evaluation:
     """Reads what a candidate is worth on test images."""
     measured = read_json(DATA / "evaluate" / candidate.key / "metrics.json")
-    return Evaluation(
-        test_accuracy=measured["test_accuracy"],
-        test_loss=measured["test_loss"],
-        calibration_error=measured["calibration_error"],
-        under={name.removeprefix(UNDER): value for name, value in measured.items() if name.startswith(UNDER)},
-    )
+    worth = {name: measured[name] for name in ("test_accuracy", "test_loss", "calibration_error")}
+    under = {name.removeprefix(UNDER): value for name, value in measured.items() if name.startswith(UNDER)}
+    return Evaluation(**worth, under=under)
 
 
 def read_dense(candidate: Candidate) -> ModelFile:
@@ -216,10 +193,7 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
         kind=KIND_OF[variant.source],
         way=variant.way,
         target=str(variant.target),
-        val_accuracy=measured["val_accuracy"],
-        test_accuracy=measured["test_accuracy"],
-        size_bytes=measured["size_bytes"],
-        gzip_size_bytes=measured["gzip_size_bytes"],
+        **{column: measured[column] for column in MEASURED},
         macs=macs,
         nonzero_macs=measured.get("nonzero_macs", macs),
         parameters=measured.get("parameters", dense.parameters),
@@ -230,9 +204,8 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
 def read_exported(model: ModelFile) -> Iterator[ModelFile]:
     """Reads the LiteRT files of the model of a Keras file, one a precision."""
     measured = read_json(model.variant.exported / "metrics.json")
-    columns = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")
     for precision in PRECISIONS:
-        values = {column: measured[f"{precision}_{column}"] for column in columns}
+        values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
         yield replace(model, format="tflite", precision=precision, **values)
 
 
@@ -255,23 +228,17 @@ def read_shrunk_layers(way: str, targets: Sequence[float]) -> list[LayerMacs]:
 
 def read_kernel_zeros(rankings: Sequence[str], sparsities: Sequence[float]) -> list[KernelZeros]:
     """Reads the zeros of each kernel of each pruned model."""
-    return [
-        KernelZeros(
-            ranking=variant.way,
-            target=float(variant.target),
-            layer=row["layer"],
-            weights=int(row["weights"]),
-            zeros=int(row["zeros"]),
-            sparsity=float(row["sparsity"]),
-        )
+    rows = [
+        {**row, "ranking": variant.way, "target": variant.target}
         for variant in list_variants("prune", rankings, sparsities)
         for row in read_csv(variant.folder / "layers.csv")
     ]
+    return _parse(KernelZeros, rows)
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
     """Writes rows of one type as CSV; without any, the names of the columns alone."""
-    names = _list_columns(row_type)
+    names = list(get_type_hints(row_type))
     if rows:
         write_csv(path, [{name: getattr(row, name) for name in names} for row in rows])
     else:
@@ -279,50 +246,26 @@ def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
-    """Reads what `write_rows` wrote; an empty cell is None where the column may be unknown.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    return [_build(row_type, row) for row in read_csv(path)]
+    """Reads what `write_rows` wrote; raises UserError if there is no such file."""
+    return _parse(row_type, read_csv(path))
 
 
 def write_frontier(path: Path, files: Sequence[RankedFile], published: Sequence[PublishedModel]) -> None:
     """Writes our files, at least one, and what others published, as one table."""
     rows = [{**asdict(file), "published_by": ""} for file in files]
-    unknown = {
-        **dict.fromkeys(rows[0], None),
-        "kind": "published",
-        "is_on_size_front": False,
-        "is_on_macs_front": False,
-    }
-    write_csv(path, [*rows, *[{**unknown, **asdict(model), "precision": "float32"} for model in published]])
+    blank = dict.fromkeys(rows[0]) | {"is_on_size_front": False, "is_on_macs_front": False}
+    others = [{**blank, "kind": "published", **asdict(model), "precision": "float32"} for model in published]
+    write_csv(path, [*rows, *others])
 
 
 def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:
-    """Reads what `write_frontier` wrote.
-
-    Raises:
-        UserError: if there is no such file.
-    """
+    """Reads what `write_frontier` wrote; raises UserError if there is no such file."""
     rows = read_csv(path)
-    ours = [_build(RankedFile, row) for row in rows if row["kind"] != "published"]
-    return ours, [_build(PublishedModel, row) for row in rows if row["kind"] == "published"]
+    ours = _parse(RankedFile, (row for row in rows if row["kind"] != "published"))
+    return ours, _parse(PublishedModel, (row for row in rows if row["kind"] == "published"))
 
 
-def _build(row_type: type[Row], row: Mapping[str, str]) -> Row:
-    types = get_type_hints(row_type)
-    return row_type(**{name: _parse(row[name], types[name]) for name in _list_columns(row_type)})
-
-
-def _list_columns(row_type: type[Any]) -> list[str]:
-    return [field.name for field in fields(row_type)]
-
-
-def _parse(text: str, wanted: Any) -> Any:
-    if wanted is bool:
-        return text == "True"
-    kinds = getattr(wanted, "__args__", (wanted,))
-    if text == "" and type(None) in kinds:
-        return None
-    return kinds[0](text)
+def _parse(row_type: type[Row], rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Makes typed rows of the cells of a CSV file; columns that the type does not have are left out."""
+    adapter = TypeAdapter(row_type)
+    return [adapter.validate_python(row) for row in rows]

@@ -29,13 +29,11 @@ def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mappin
         shipped: data/ship/model.json.
     """
     published = f"{100 * STUDY_TEST_ACCURACY[STUDY_CHOICE]:.2f} %"
-    files = [
-        (
-            f"{chosen['model']}-{chosen['augmentation']}, chosen on validation",
-            {**chosen, "size_bytes": dense.size_bytes, "gzip_size_bytes": dense.gzip_size_bytes},
-        ),
-        (f"{shipped['name']}, {shipped['precision']}, shipped", shipped),
-    ]
+    sizes = {"size_bytes": dense.size_bytes, "gzip_size_bytes": dense.gzip_size_bytes}
+    files = {
+        f"{chosen['model']}-{chosen['augmentation']}, chosen on validation": {**chosen, **sizes},
+        f"{shipped['name']}, {shipped['precision']}, shipped": shipped,
+    }
     rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", ""]]
     rows += [
         [
@@ -46,7 +44,7 @@ def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mappin
             f"{row['size_bytes'] / 1000:,.0f} kB",
             f"{row['gzip_size_bytes'] / 1000:,.0f} kB",
         ]
-        for name, row in files
+        for name, row in files.items()
     ]
     return format_table(["model", "test accuracy", "parameters", "MACs", "file", "gzipped"], rows)
 

@@ -52,17 +52,12 @@ class TimedFile(ModelFile):
 
 @dataclass(frozen=True)
 class Times:
-    """What is known of the files at hand.
+    """What is known of the files at hand."""
 
-    Attributes:
-        trainings: by SHA-256 of model.h5, what its training took, and with which versions on which hardware.
-        latencies: by SHA-256 of a LiteRT file, the columns that `TimedFile` adds.
-        stages: of the run that made the chosen model; empty if that is not known.
-    """
-
+    # By SHA-256 of model.h5, what its training took, and with which versions on which hardware.
     trainings: Mapping[str, Mapping[str, Any]]
-    latencies: Mapping[str, Mapping[str, Any]]
-    stages: Sequence[StageTime]
+    latencies: Mapping[str, Mapping[str, Any]]  # by SHA-256 of a LiteRT file, the columns that `TimedFile` adds
+    stages: Sequence[StageTime]  # of the run that made the chosen model; empty if that is not known
 
     def find_training(self, model: Path) -> Mapping[str, Any] | None:
         """Finds what the training of a model.h5 took."""
@@ -79,7 +74,8 @@ def read_times(items: Sequence[str]) -> Times:
     Args:
         items: what may stand behind the @ in the names of this run's stages; other stages that ran here are left out.
     """
-    recorded, own = _read_recorded(), read_own_times(items)
+    recorded = read_json(RECORDED) if RECORDED.exists() else {}
+    own = read_own_times(items)
     is_recorded_run = CHOSEN.exists() and recorded.get("chosen_sha256") == compute_sha256(CHOSEN)
     return Times(
         trainings={**own.trainings, **recorded.get("trainings", {})},
@@ -117,10 +113,6 @@ def record_times(times: Times, model_files: Sequence[Path], exported: Sequence[P
             "latencies": _keep(times.latencies, exported),
         },
     )
-
-
-def _read_recorded() -> dict[str, Any]:
-    return read_json(RECORDED) if RECORDED.exists() else {}
 
 
 def _keep(known: Mapping[str, Mapping[str, Any]], paths: Sequence[Path]) -> dict[str, Any]:
