@@ -17,8 +17,7 @@ RUNNING = Path("data/running")
 """A file for each stage that ever ran here, locked while it runs. Neither outputs nor inputs of any stage."""
 
 SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh", "csh", "tcsh"}
-TERMINATED = 128 + 15
-"""Exit status of a process that SIGTERM ended, as shells count."""
+TERMINATED = 128 + 15  # exit status of a process that SIGTERM ended, as shells count
 
 
 def name_lock(stage: str) -> Path:
