@@ -47,7 +47,8 @@ def open_page(browser: Browser, url: str, expected: Sequence[str] = (), **option
     context.close()
     local = ("file://", "data:", "blob:", url)
     assert [request for request in requests if not request.startswith(local)] == []
-    assert [report for report in reports if not any(text in report for text in expected)] == []
+    unexpected = [report for report in reports if not any(text in report for text in expected)]
+    assert not unexpected, unexpected
 
 
 def list_violations(page: Page) -> list[str]:
