@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         processes.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True))
     try:
         for index, process in enumerate(processes):
-            shown, errors = process.communicate(timeout=60)
+            shown, errors = process.communicate(timeout=180)
             assert process.returncode == 0, errors
             (folder / f"{index}.json").write_text(shown)
     finally:
