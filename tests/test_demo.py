@@ -310,8 +310,8 @@ def test_without_test_images_there_is_nothing_to_click(browser: Browser, folder:
 @pytest.mark.parametrize(("port", "host"), [(80, "localhost"), (80, "127.0.0.1:80"), (8000, "localhost:8000")])
 def test_browsers_may_leave_out_the_port_of_http(folder: Path, port: int, host: str) -> None:
     model = folder / "data/ship/model.tflite"
-    interpreter = read_classifier(model, batch_size=1, image_size_px=28, num_classes=4)
-    app = build_app(interpreter, read_card(model), examples={}, hosts=list_hosts(port))
+    card = read_card(model)
+    app = build_app(read_classifier(model, card, batch_size=1), card, examples={}, hosts=list_hosts(port))
 
     assert app.test_client().get("/", headers={"Host": host}).status_code == 200
     assert app.test_client().get("/", headers={"Host": "localhost:81"}).status_code == 403

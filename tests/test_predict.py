@@ -85,7 +85,9 @@ def test_a_photo_that_is_refused_is_an_error_and_the_others_are_answered(
 
 
 def test_probabilities_are_the_softmax_of_the_logits(model: Path) -> None:
-    (predictions,) = classify(model, [np.zeros((28, 28), np.uint8)], CLASSES)  # black: the logits are the biases
+    (predictions,) = classify(
+        model, read_card(model), [np.zeros((28, 28), np.uint8)]
+    )  # black: the logits are the biases
 
     shares = np.exp(BIASES) / np.exp(BIASES).sum()
     assert [each["class"] for each in predictions] == ["Bag", "Trouser", "Sneaker"]
@@ -96,7 +98,8 @@ def test_probabilities_are_the_softmax_of_the_logits(model: Path) -> None:
 def test_photos_are_classified_alike_whatever_the_number_of_them(model: Path, count: int) -> None:
     images = list(np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8))
 
-    assert classify(model, images, CLASSES) == [classify(model, [image], CLASSES)[0] for image in images]
+    card = read_card(model)
+    assert classify(model, card, images) == [classify(model, card, [image])[0] for image in images]
 
 
 def test_of_equals_the_one_with_the_lower_label_comes_first() -> None:
@@ -167,11 +170,13 @@ def test_a_model_that_is_not_the_one_of_its_card_is_refused(model: Path, content
 
 @pytest.mark.parametrize(("size", "classes"), [(14, 4), (28, 3)])
 def test_a_card_that_does_not_fit_its_model_is_refused(model: Path, size: int, classes: int) -> None:
+    card = {"image_size_px": size, "class_names": CLASSES[:classes]}
+
     with pytest.raises(UserError) as caught:
-        classify(model, [np.zeros((size, size), np.uint8)], CLASSES[:classes])
+        classify(model, card, [np.zeros((size, size), np.uint8)])
 
     assert f"expected images of {size} pixels and {classes} classes, as the .json beside it says" in str(caught.value)
-    assert "got 28 pixels and 4 classes" in str(caught.value)
+    assert "got images of 28 pixels and 4 classes" in str(caught.value)
 
 
 def test_a_model_that_the_runtime_refuses_is_one_line(model: Path, photos: list[str]) -> None:
@@ -214,7 +219,7 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: list
 def test_ctrl_c_ends_it_quietly(model: Path, photos: list[str]) -> None:
     code = (
         "import runpy, sys, time, stages.tools.photo as photo\n"
-        "photo.read_prepared = lambda *_: print('reading', flush=True) or time.sleep(30)\n"
+        "photo.read_photo = lambda *_: print('reading', flush=True) or time.sleep(30)\n"
         f"sys.argv = ['predict', '--model', {str(model)!r}, {photos[0]!r}]\n"
         "runpy.run_module('stages.tools.predict', run_name='__main__')"
     )

@@ -60,18 +60,6 @@ HEADERS = {
 }
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line: `port` and `model`."""
-    parser = argparse.ArgumentParser(
-        "python -m stages.tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--port", type=int, default=8000, choices=range(65536), metavar="PORT", help="default %(default)s; 0: any"
-    )
-    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
-    return parser.parse_args()
-
-
 def read_examples(path: Path) -> dict[int, bytes]:
     """Reads the first image of each class as PNG, by label; none where the file is missing."""
     if not path.is_file():
@@ -97,11 +85,11 @@ def predict(interpreter: Interpreter, card: Mapping[str, Any], content: bytes) -
     image = prepare_photo(decode_photo(io.BytesIO(content)), card["image_size_px"])
     started = time.perf_counter()
     logits = predict_logits(interpreter, image[np.newaxis])
-    milliseconds = 1000 * (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
     return {
         "predictions": rank(compute_probabilities(logits)[0], card["class_names"]),
         "seen": f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}",
-        "milliseconds": round(milliseconds, 3),
+        "milliseconds": round(1000 * seconds, 3),
     }
 
 
@@ -170,25 +158,26 @@ def listen(port: int) -> socket.socket:
     """Opens a port of 127.0.0.1.
 
     Raises:
-        UserError: if it is taken, or may not be opened.
+        UserError: if there is none of this number, it is taken, or it may not be opened.
     """
     try:
         return socket.create_server((HOST, port))
-    except OSError as error:
-        found = os.strerror(error.errno or 0)
+    except (OSError, OverflowError) as error:
+        found = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
         raise UserError(f"--port {port}: {found}; give another, or 0 for any that is free") from error
 
 
 def main() -> None:
     """Runs the tool."""
-    arguments = parse_arguments()
-    card = read_card(arguments.model, name=str, precision=str, test_accuracy=float)
-    interpreter = read_classifier(
-        arguments.model,
-        batch_size=1,
-        image_size_px=card["image_size_px"],
-        num_classes=len(card["class_names"]),
+    parser = argparse.ArgumentParser(
+        "python -m stages.tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--port", type=int, default=8000, help="default %(default)s; 0: any")
+    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
+    arguments = parser.parse_args()
+
+    card = read_card(arguments.model, name=str, precision=str, test_accuracy=float)
+    interpreter = read_classifier(arguments.model, card, batch_size=1)
     with listen(arguments.port) as opened:
         port = opened.getsockname()[1]
         app = build_app(interpreter, card, examples=read_examples(TEST), hosts=list_hosts(port))

@@ -9,7 +9,6 @@ published negative, and on black leaves an image as it is.
 
 import math
 import os
-import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -21,9 +20,6 @@ from stages.lib.errors import UserError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read. A list of our own: Pillow knows formats that run other programs."""
-
-EXPECTED = f"expected an image in one of {', '.join(FORMATS)}"
-REMEDY = "give a photo saved as one of them"
 
 PHOTO_SIZE_PX = 224
 """Longest edge to which a photo is reduced before it is looked at: 8 times that of the data set's images, so that
@@ -42,18 +38,6 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R BT.601."""
 
 
-def read_prepared(path: Path, image_size_px: int) -> np.ndarray:
-    """Reads a photo as (image_size_px, image_size_px) uint8, as `prepare_photo` makes it.
-
-    Raises:
-        UserError: as `read_photo` and `prepare_photo`; the message names the file.
-    """
-    try:
-        return prepare_photo(read_photo(path), image_size_px)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-
-
 def read_photo(path: Path) -> np.ndarray:
     """Reads an image file as `decode_photo` does.
 
@@ -61,14 +45,18 @@ def read_photo(path: Path) -> np.ndarray:
         UserError: if there is no such file, or `decode_photo` refuses what it holds.
     """
     try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
-            raise UserError(f"{EXPECTED}, found {kind}; {REMEDY}")
+        if path.exists() and not path.is_file():
+            raise _refusal("a folder" if path.is_dir() else "no regular file")
         with path.open("rb") as file:
             return decode_photo(file)
     except OSError as error:
-        raise UserError(f"{EXPECTED}, found none: {error.strerror}; {REMEDY}") from error
+        raise _refusal(f"none: {error.strerror}") from error
+
+
+def _refusal(found: str) -> UserError:
+    return UserError(
+        f"expected an image in one of {', '.join(FORMATS)}, found {found}; give a photo saved as one of them"
+    )
 
 
 def decode_photo(file: BinaryIO) -> np.ndarray:
@@ -94,10 +82,9 @@ def decode_photo(file: BinaryIO) -> np.ndarray:
         if isinstance(error, OSError) and error.errno:
             raise
         if file.seek(0, os.SEEK_END) == 0:
-            found = "an empty file"
-        else:
-            found = "another file" if isinstance(error, UnidentifiedImageError) else f"a damaged one ({error})"
-        raise UserError(f"{EXPECTED}, found {found}; {REMEDY}") from error
+            raise _refusal("an empty file") from error
+        is_other = isinstance(error, UnidentifiedImageError)
+        raise _refusal("another file" if is_other else f"a damaged one ({error})") from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
@@ -187,18 +174,18 @@ def find_box(distance: np.ndarray) -> tuple[int, int, int, int]:
     Raises:
         UserError: if nothing is.
     """
-    is_garment = distance > TRIM_TOLERANCE
-    rows, columns = np.flatnonzero(is_garment.any(axis=1)), np.flatnonzero(is_garment.any(axis=0))
-    if len(rows) == 0:
+    box = Image.fromarray(distance > TRIM_TOLERANCE).getbbox()
+    if box is None:
         raise UserError("expected a garment on a plain background, found nothing that stands out from it")
-    return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
+    left, top, right, bottom = box
+    return top, bottom, left, right
 
 
 def resize(image: np.ndarray, longest_px: int) -> np.ndarray:
     """Resizes a (height, width) image to float64 whose longest edge is `longest_px`; keeps the aspect ratio."""
     height, width = (max(1, round(edge * longest_px / max(image.shape))) for edge in image.shape)
     resized = Image.fromarray(image.astype(np.float32)).resize((width, height), Image.Resampling.LANCZOS)
-    return np.asarray(resized).astype(np.float64)
+    return np.asarray(resized, dtype=np.float64)
 
 
 def sharpen(image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,13 @@ from stages.lib.litert.runtime import predict_logits, read_interpreter
 from stages.lib.network.metrics import compute_probabilities
 from stages.lib.network.quiet import quiet_stderr
 from stages.lib.storage.files import compute_sha256, read_json
-from stages.tools.photo import read_prepared
+from stages.tools.photo import prepare_photo, read_photo
 
 MODEL = Path("data/ship/model.tflite")
 REMEDY = "run `dvc pull` to fetch it or `dvc repro ship` to make it"
 NUM_CLASSES_SHOWN = 3
 MAX_BATCH_SIZE = 32
 """Photos that go through the network together: more would be no faster, and take memory."""
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line: `photos`, `model` and `json`."""
-    parser = argparse.ArgumentParser(
-        "python -m stages.tools.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="image file of one garment on a plain background")
-    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
-    parser.add_argument("--json", action="store_true", help="print JSON for machines")
-    return parser.parse_args()
 
 
 def read_card(model: Path, **more: type) -> dict[str, Any]:
@@ -78,48 +67,38 @@ def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np
     images, errors = {}, {}
     for photo in photos:
         try:
-            images[photo] = read_prepared(Path(photo), image_size_px)
+            images[photo] = prepare_photo(read_photo(Path(photo)), image_size_px)
         except UserError as error:
-            errors[photo] = " ".join(str(error).splitlines())
+            errors[photo] = " ".join(f"{photo}: {error}".splitlines())
     return images, errors
 
 
-def classify(model: Path, images: Sequence[np.ndarray], class_names: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """Classifies (size, size) uint8 images, which may be none.
-
-    Returns:
-        For each image the likeliest classes, likeliest first, as `class` and `probability`.
+def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray]) -> list[list[dict[str, Any]]]:
+    """Classifies (size, size) uint8 images, which may be none; returns for each what `rank` does.
 
     Raises:
         UserError: as `read_classifier`.
     """
     if not images:
         return []
-    interpreter = read_classifier(
-        model,
-        batch_size=min(len(images), MAX_BATCH_SIZE),
-        image_size_px=images[0].shape[0],
-        num_classes=len(class_names),
-    )
+    interpreter = read_classifier(model, card, batch_size=min(len(images), MAX_BATCH_SIZE))
     probabilities = compute_probabilities(predict_logits(interpreter, np.array(images)))
-    return [rank(row, class_names) for row in probabilities]
+    return [rank(row, card["class_names"]) for row in probabilities]
 
 
-def read_classifier(model: Path, batch_size: int, image_size_px: int, num_classes: int) -> Interpreter:
+def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> Interpreter:
     """Reads a model and makes it ready for batches of exactly `batch_size` images.
 
     Raises:
-        UserError: if the model has another number of classes, or takes images of another size.
+        UserError: if the model has another number of classes than its card, or takes images of another size.
     """
     with quiet_stderr(show_on_failure=False):  # the runtime announces itself; its failures raise
         interpreter = read_interpreter(model, batch_size, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    size_px, num_logits = int(given["shape"][1]), int(found["shape"][1])
-    if (size_px, num_logits) != (image_size_px, num_classes):
-        raise UserError(
-            f"{model}: expected images of {image_size_px} pixels and {num_classes} classes, as the .json beside it "
-            f"says, got {size_px} pixels and {num_logits} classes; {REMEDY}"
-        )
+    expected = f"images of {card['image_size_px']} pixels and {len(card['class_names'])} classes"
+    got = f"images of {given['shape'][1]} pixels and {found['shape'][1]} classes"
+    if got != expected:
+        raise UserError(f"{model}: expected {expected}, as the .json beside it says, got {got}; {REMEDY}")
     return interpreter
 
 
@@ -146,10 +125,17 @@ def format_line(photo: str, predictions: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Runs the tool."""
-    arguments = parse_arguments()
+    parser = argparse.ArgumentParser(
+        "python -m stages.tools.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="image file of one garment on a plain background")
+    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    arguments = parser.parse_args()
+
     card = read_card(arguments.model)
     images, errors = read_photos(arguments.photos, card["image_size_px"])
-    answers = classify(arguments.model, list(images.values()), card["class_names"])
+    answers = classify(arguments.model, card, list(images.values()))
     predictions = dict(zip(images, answers, strict=True))
     if arguments.json:
         results = [
