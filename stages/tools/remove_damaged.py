@@ -21,54 +21,26 @@ from tqdm import tqdm
 from stages.lib.errors import UserError
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m stages.tools.remove_damaged",
-        description="Reads all files of the DVC cache or of the default remote, and removes those that are damaged. "
-        "A file that is still being sent or written looks damaged: nobody may push meanwhile, nor this clone run DVC.",
-    )
-    parser.add_argument(
-        "place", choices=["cache", "remote"], help="cache: of this clone; remote: where `dvc push` sends, shared by all"
-    )
-    return parser.parse_args()
+def find_damaged(store: HashFileDB) -> list[str]:
+    """Finds the damaged files of a cache or remote, and shows a bar meanwhile; before them, the lists that name them.
 
-
-def open_place(place: str) -> HashFileDB:
-    """Opens the cache or the default remote of the repository in the working directory.
-
-    Raises:
-        UserError: if there is no repository, or it names no remote.
+    The name of a file is its MD5, to which `.dir` is added for the list of a folder. Where such a list lies on a
+    remote, `dvc push` takes the files of the folder to be there.
     """
-    try:
-        repo = Repo()
-        return repo.cache.local if place == "cache" else repo.cloud.get_remote_odb()
-    except (DvcException, NotDvcRepoError) as error:
-        raise UserError(str(error)) from error
-
-
-def is_damaged(store: HashFileDB, name: str) -> bool:
-    """Tells whether a file does not have the MD5 in its name, to which `.dir` is added for the list of a folder."""
-    return file_md5(store.oid_to_path(name), store.fs) != name.removesuffix(".dir")
+    names = sorted(store.all())  # type: ignore[no-untyped-call] # of DVC
+    damaged = [
+        name
+        for name in tqdm(names, unit="file", leave=False, disable=None)
+        if file_md5(store.oid_to_path(name), store.fs) != name.removesuffix(".dir")
+    ]
+    lists = [name for name in names if name.endswith(".dir") and name not in damaged] if damaged else []
+    return [*(name for name in lists if lists_any(store, name, damaged)), *damaged]
 
 
 def lists_any(store: HashFileDB, name: str, files: Collection[str]) -> bool:
     """Tells whether the sound list `name` of a folder names any of these files."""
     with store.fs.open(store.oid_to_path(name), "rb") as file:
         return any(entry["md5"] in files for entry in json.load(file))
-
-
-def find_damaged(store: HashFileDB) -> list[str]:
-    """Finds the damaged files of a cache or remote, and shows a bar meanwhile; before them, the lists that name them.
-
-    Where the list of a folder lies on a remote, `dvc push` takes the files of the folder to be there.
-    """
-    names = sorted(store.all())  # type: ignore[no-untyped-call] # of DVC
-    damaged = [name for name in tqdm(names, unit="file", leave=False, disable=None) if is_damaged(store, name)]
-    if not damaged:
-        return []
-    lists = [name for name in names if name.endswith(".dir") and name not in damaged]
-    return [*(name for name in lists if lists_any(store, name, damaged)), *damaged]
 
 
 def remove_damaged(store: HashFileDB, place: str) -> list[str]:
@@ -100,8 +72,21 @@ def remove_damaged(store: HashFileDB, place: str) -> list[str]:
 
 def main() -> None:
     """Runs the tool."""
-    place = parse_arguments().place
-    store = open_place(place)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.tools.remove_damaged",
+        description="Reads all files of the DVC cache or of the default remote, and removes those that are damaged. "
+        "A file that is still being sent or written looks damaged: nobody may push meanwhile, nor this clone run DVC.",
+    )
+    parser.add_argument(
+        "place", choices=["cache", "remote"], help="cache: of this clone; remote: where `dvc push` sends, shared by all"
+    )
+    place = parser.parse_args().place
+
+    try:
+        repo = Repo()
+        store = repo.cache.local if place == "cache" else repo.cloud.get_remote_odb()
+    except (DvcException, NotDvcRepoError) as error:  # no repository here, or it names no remote
+        raise UserError(str(error)) from error
     damaged = remove_damaged(store, place)
     get_index(store).clear()  # what DVC remembers of a remote
     print(f"{store.fs.unstrip_protocol(store.path)}: damaged files and lists that name them: {len(damaged)}")

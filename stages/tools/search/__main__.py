@@ -39,12 +39,11 @@ from stages.tools.search.study import (
     put_back_the_dead,
     storage_error,
 )
-from stages.tools.search.trial import Job
-from stages.tools.search.workers import run_search
+from stages.tools.search.trials import Job, run_search
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line: `workers`, `storage` and `plots`."""
+def main() -> None:
+    """Runs the tool."""
     parser = argparse.ArgumentParser(
         "python -m stages.tools.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -58,12 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error(f"--workers: expected at least 1; got {arguments.workers}")
-    return arguments
 
-
-def main() -> None:
-    """Runs the tool."""
-    arguments = parse_arguments()
     search, params = load_search_params(), read_yaml(Path("params.yaml"))
     repository = open_repository()
     name, place = name_study(search, params), f"{socket.gethostname()}:{Path.cwd()}"

@@ -21,14 +21,9 @@ from typing import Any
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
 from stages.lib.storage.files import read_arrays, read_json
-from stages.lib.training.divergence import DivergedError
 
-FOLDER = Path(".dvc/tmp/search")
-"""Holds the clones of the trials that run; ignored by Git and DVC."""
-
-INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")
-"""What a trial takes from the commit."""
-
+FOLDER = Path(".dvc/tmp/search")  # holds the clones of the trials that run; ignored by Git and DVC
+INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")  # what a trial takes from the commit
 TARGET = "select_model"
 
 
@@ -40,24 +35,16 @@ class Repository:
     cache: str
 
 
-def run_git(*arguments: str, folder: Path = Path()) -> str:
-    """Runs git in `folder`; returns what it printed.
+def run(program: str, *arguments: str, folder: Path = Path()) -> str:
+    """Runs git or dvc in `folder`; returns what it printed.
 
     Raises:
         UserError: if it fails, with the last line that it printed.
     """
-    return _run(["git", *arguments], f"git {arguments[0]}", folder)
-
-
-def run_dvc(*arguments: str, folder: Path = Path()) -> str:
-    """Runs dvc as `run_git` runs git."""
-    return _run([sys.executable, "-m", "dvc", *arguments], f"dvc {arguments[0]}", folder)
-
-
-def _run(command: list[str], name: str, folder: Path) -> str:
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-m", program] if program == "dvc" else [program]
+    result = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
     if result.returncode:
-        raise UserError(f"{name}: {_last_line(result.stderr)}")
+        raise UserError(f"{program} {arguments[0]}: {_last_line(result.stderr)}")
     return result.stdout.strip()
 
 
@@ -75,14 +62,14 @@ def open_repository() -> Repository:
     """
     if not (Path(".git").exists() and Path(".dvc").is_dir()):
         raise UserError("no Git and DVC repository here; run this from the top of the clone")
-    if changed := run_git("status", "--porcelain", "--", *INPUTS).splitlines():
+    if changed := run("git", "status", "--porcelain", "--", *INPUTS).splitlines():
         names = ", ".join(line.split(maxsplit=1)[1] for line in changed)
         raise UserError(
             f"{names}: changed since the last commit, which is what trials run; commit the change or undo it"
         )
-    cache = run_dvc("cache", "dir")
+    cache = run("dvc", "cache", "dir")
     _check_images(Path(cache))
-    return Repository(commit=run_git("rev-parse", "HEAD"), cache=cache)
+    return Repository(commit=run("git", "rev-parse", "HEAD"), cache=cache)
 
 
 def _check_images(cache: Path) -> None:
@@ -100,14 +87,14 @@ def make_clone(repository: Repository, clone: Path) -> None:
     """Makes the clone of a trial anew, without the images, which dvc takes from the cache."""
     remove_clone(clone)
     clone.parent.mkdir(parents=True, exist_ok=True)
-    run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
-    run_git("checkout", "--quiet", "--detach", repository.commit, folder=clone)
+    run("git", "clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
+    run("git", "checkout", "--quiet", "--detach", repository.commit, folder=clone)
     for key in ("user.name", "user.email"):  # of the author of experiments; this repository may have its own
-        if value := run_git("config", "--get", "--default", "", key):
-            run_git("config", key, value, folder=clone)
+        if value := run("git", "config", "--get", "--default", "", key):
+            run("git", "config", key, value, folder=clone)
     with suppress(FileNotFoundError):
         shutil.copy2(".dvc/config.local", clone / ".dvc/config.local")
-    run_dvc("cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
+    run("dvc", "cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
 
 
 def remove_clone(clone: Path) -> None:
@@ -126,17 +113,12 @@ def checkpoint_path(clone: Path, candidate: str) -> Path:
     return clone / f"data/checkpoints/train@{candidate}.npz"
 
 
-def start_training(clone: Path, model: str, augmentation: str, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-    """Starts `dvc exp run` in a clone, in a process group of its own that ends with the calling thread.
+def start_training(clone: Path, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Starts `dvc exp run` in a clone, which is named as its trial, with `values` of parameters, by their dotted keys.
 
-    Args:
-        clone: of the trial, which is named as its folder.
-        model: of the candidate.
-        augmentation: of the candidate.
-        values: that parameters get, by their dotted keys.
+    It runs in a process group of its own, and ends with the calling thread.
     """
-    settings = {**values, "study.models": [model], "study.augmentations": [augmentation]}
-    options = [word for key, value in settings.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
+    options = [word for key, value in values.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
     launcher = [sys.executable, "-P", str(Path(__file__).with_name("attached.py")), str(os.getpid())]
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `python` in the commands of the stages
@@ -185,15 +167,10 @@ def read_failure(clone: Path) -> str:
     return errors[0] if errors else _last_line(text)
 
 
-def is_diverged(failure: str) -> bool:
-    """Tells whether a training failed for its own parameters. Of its error, dvc passes on the line that it printed."""
-    return DivergedError.SIGN in failure
-
-
 def find_experiment(repository: Repository, clone: Path) -> tuple[str, str]:
     """Finds the experiment that a trial became: its Git reference, and its commit."""
     ref = f"refs/exps/{repository.commit[:2]}/{repository.commit[2:]}/{clone.name}"
-    return ref, run_git("rev-parse", ref, folder=clone)
+    return ref, run("git", "rev-parse", ref, folder=clone)
 
 
 def keep_experiment(ref: str, clone: Path) -> None:
@@ -201,9 +178,9 @@ def keep_experiment(ref: str, clone: Path) -> None:
 
     It replaces one of the same name, which a study left that was removed since.
     """
-    run_git("push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
+    run("git", "push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
 
 
 def has_experiment(name: str, commit: str) -> bool:
     """Tells whether this repository holds an experiment, which may have run on another machine."""
-    return commit in run_git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").splitlines()
+    return commit in run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").splitlines()

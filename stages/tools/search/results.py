@@ -52,7 +52,7 @@ def write_results(study: optuna.Study, space: Mapping[str, Range]) -> None:
         raise UserError("no trial has ended yet; run `python -m stages.tools.search`")
     write_csv(OUTPUT / "trials.csv", list_rows(ended, list(space)))
     num_whole = sum(trial.state == TrialState.COMPLETE for trial in ended)
-    pictures: dict[str, tuple[Callable[[optuna.Study], Figure], int]] = {
+    pictures: dict[str, tuple[Callable[[optuna.Study], Axes], int]] = {
         "history": (plot_history, 1),
         "slices": (partial(plot_slices, space=space), 1),
         "importances": (plot_importances, 2),
@@ -62,7 +62,7 @@ def write_results(study: optuna.Study, space: Mapping[str, Range]) -> None:
         path.unlink(missing_ok=True)
         if num_whole >= num_needed:
             with warnings.catch_warnings(action="ignore"):  # of Matplotlib, where all trials have the same value
-                write_figure(path, draw(study))
+                write_figure(path, cast(Figure, draw(study).get_figure(root=True)))
         else:
             print(f"{path}: needs {num_needed} whole trials, and there are {num_whole}", file=sys.stderr)
 
@@ -84,15 +84,15 @@ def list_rows(trials: Sequence[FrozenTrial], keys: Sequence[str]) -> list[dict[s
     ]
 
 
-def plot_history(study: optuna.Study) -> Figure:
+def plot_history(study: optuna.Study) -> Axes:
     """Draws the accuracy of every whole trial, and the best so far."""
     axes = optuna.visualization.matplotlib.plot_optimization_history(study, target_name="validation accuracy")
     axes.set_title(f"Search of {study.study_name}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return _get_figure(axes)
+    return axes
 
 
-def plot_slices(study: optuna.Study, space: Mapping[str, Range]) -> Figure:
+def plot_slices(study: optuna.Study, space: Mapping[str, Range]) -> Axes:
     """Draws the accuracy against each parameter, over the whole of its range."""
     drawn = optuna.visualization.matplotlib.plot_slice(study, list(space), target_name="validation accuracy")
     panels = np.ravel(np.asarray(drawn))
@@ -107,20 +107,15 @@ def plot_slices(study: optuna.Study, space: Mapping[str, Range]) -> Figure:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
-    figure = _get_figure(panels[0])
-    figure.suptitle(f"Whole trials of {study.study_name}")
-    return figure
+    panels[0].figure.suptitle(f"Whole trials of {study.study_name}")
+    return cast(Axes, panels[0])
 
 
-def plot_importances(study: optuna.Study) -> Figure:
+def plot_importances(study: optuna.Study) -> Axes:
     """Draws how much of the accuracy each parameter decides."""
     axes = optuna.visualization.matplotlib.plot_param_importances(study)
     axes.set_title("How much each parameter matters for the validation accuracy", loc="left", fontsize="medium")
     axes.set(xlabel=f"importance in {study.study_name} (PED-ANOVA)", ylabel="")
     if legend := axes.get_legend():
         legend.remove()
-    return _get_figure(axes)
-
-
-def _get_figure(axes: Axes) -> Figure:
-    return cast(Figure, axes.get_figure(root=True))
+    return axes

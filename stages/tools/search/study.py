@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
-from stages.tools.search.clone import run_git
+from stages.tools.search.clone import run
 from stages.tools.search.space import SearchParams, find_section
 
 OUTPUT = Path("data/search")
@@ -127,7 +127,7 @@ def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
     """
     pipeline = read_yaml(Path("dvc.yaml"))["stages"]
     stages = [pipeline[name] for name in STAGES]
-    code = run_git("ls-tree", "HEAD", "--", *(path for stage in stages for path in stage.get("deps", [])))
+    code = run("git", "ls-tree", "HEAD", "--", *(path for stage in stages for path in stage.get("deps", [])))
     fixed = copy.deepcopy(dict(params))
     for key in search.space:
         section, name = find_section(fixed, key)
