@@ -7,9 +7,9 @@ pass.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from pydantic import BeforeValidator, TypeAdapter
+from pydantic import TypeAdapter
 
 from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_bytes, write_csv
 from stages.lib.storage.variant import DATA, Variant
@@ -109,7 +109,7 @@ class PublishedModel:
     name: str
     test_accuracy: float
     size_bytes: int
-    macs: Annotated[int | None, BeforeValidator(lambda cell: cell or None)]  # an empty cell: nobody says
+    macs: int | None  # None: nobody says
     parameters: int
     published_by: str
 
@@ -266,6 +266,9 @@ def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:
 
 
 def _parse(row_type: type[Row], rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Makes typed rows of the cells of a CSV file; columns that the type does not have are left out."""
+    """Makes typed rows of a CSV file; an empty cell is None where that may be, and columns of no field are left out."""
     adapter = TypeAdapter(row_type)
-    return [adapter.validate_python(row) for row in rows]
+    optional = {name for name, kind in get_type_hints(row_type).items() if type(None) in get_args(kind)}
+    return [
+        adapter.validate_python({k: None if k in optional and v == "" else v for k, v in row.items()}) for row in rows
+    ]
