@@ -1,10 +1,12 @@
 """The stages of the pipeline: each module is one, run as `python -m stages.NAME`.
 
-Importing this package has one effect, on purpose: Ctrl-C ends the program with one line in place of a traceback. A
-stage spends seconds in its imports, and only what Python runs before them can see to that: this file, or the same
-lines above the imports of every stage.
+Importing this package has two effects, on purpose: Ctrl-C ends the program with one line in place of a traceback, and
+the settings that a user made for other work of Keras and matplotlib are not read: they would change models and
+pictures. Only what Python runs before the imports of a stage, which take seconds, can see to that: this file, or the
+same lines above them in every stage.
 """
 
+import os
 import sys
 from types import TracebackType
 
@@ -18,3 +20,5 @@ def report_uncaught(kind: type[BaseException], error: BaseException, traceback: 
 
 
 sys.excepthook = report_uncaught
+os.environ["KERAS_HOME"] = os.devnull  # no keras.json: it sets the type and the axes of every array
+os.environ["MATPLOTLIBRC"] = os.devnull  # an empty file of settings
