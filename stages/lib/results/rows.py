@@ -202,11 +202,12 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
 
 
 def read_exported(model: ModelFile) -> Iterator[ModelFile]:
-    """Reads the LiteRT files of the model of a Keras file, one a precision."""
+    """Reads the LiteRT files of the model of a Keras file, one a precision, but for those that export left out."""
     measured = read_json(model.variant.exported / "metrics.json")
     for precision in PRECISIONS:
-        values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
-        yield replace(model, format="tflite", precision=precision, **values)
+        if f"{precision}_size_bytes" in measured:
+            values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
+            yield replace(model, format="tflite", precision=precision, **values)
 
 
 def list_variants(source: str, ways: Sequence[str], targets: Sequence[float]) -> list[Variant]:
