@@ -206,3 +206,25 @@ def test_a_clone_that_is_not_whole_is_refused_before_any_work_until_the_command_
     run(tmp_path / "part", *mend.split(), "--quiet")
 
     assert run_trial() == list_experiments(tmp_path / "part")
+
+
+def test_a_stage_refuses_an_experiment_that_its_clone_could_not_take_back(made: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "shallow"
+    run(tmp_path, "git", "clone", "--quiet", "--depth=1", f"file://{made}", str(folder))
+    stage = (
+        f"{sys.executable} -c \"import sys; sys.path.insert(0, '{ROOT}'); sys.argv = ['x.py'];"
+        "from stages.lib.running.runner import run_stage; run_stage(lambda: print('wor' + 'ks'))\""
+    )
+    pipeline = {"stages": {"x": {"cmd": stage, "params": ["train"]}}}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline))
+    run(folder, "git", "config", "user.name", "Test")
+    run(folder, "git", "config", "user.email", "test@example.com")
+    commit(folder)
+
+    printed = dvc(folder, "exp", "run", "--temp", "--set-param", "train.epochs=3", status=255)
+    assert "run `git fetch --unshallow`" in printed
+    assert "works" not in printed
+    assert "works" in dvc(folder, "exp", "run", "--set-param", "train.epochs=3")
+    run(folder, "git", "fetch", "--quiet", "--unshallow")
+    assert "works" in dvc(folder, "exp", "run", "--temp", "--set-param", "train.epochs=4")
+    assert len(list_experiments(folder).split()) == 2
