@@ -228,3 +228,16 @@ def test_a_stage_refuses_an_experiment_that_its_clone_could_not_take_back(made: 
     run(folder, "git", "fetch", "--quiet", "--unshallow")
     assert "works" in dvc(folder, "exp", "run", "--temp", "--set-param", "train.epochs=4")
     assert len(list_experiments(folder).split()) == 2
+
+
+def test_git_stores_every_file_byte_for_byte_as_dvc_has_hashed_it() -> None:
+    files = run(ROOT, "git", "ls-files", "-z")
+    checked = subprocess.run(
+        ["git", "check-attr", "-z", "--stdin", "text"],
+        input=files,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(checked.stdout.split("\0")[2::3]) == {"unset"}
