@@ -4,6 +4,7 @@ Reads:
     params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
     data/select_model/choice.json; metrics.json of train, complexity, evaluate, prune and shrink; layers.csv of
     complexity, prune and shrink; model.h5, history.csv and confusion.csv of candidates; data/ship/model.json.
+    data/frontier/: frontier.csv and latency.csv, drawn here, where it is known which file is shipped.
     data/recorded_times.json: what stages and trainings took; data/timing/ for what it does not know.
 
 Writes, in data/compare/:
@@ -11,6 +12,7 @@ Writes, in data/compare/:
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
+    frontier.png, macs.png, latency.png: test accuracy of every file against size, MACs and time; the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
     curves.csv: the learning curves of all candidates, for one plot.
     confusion.csv: actual and predicted class of each test image, by the chosen model.
@@ -39,6 +41,7 @@ from stages.lib.results.rows import (
     LayerMacs,
     ModelFile,
     list_variants,
+    mark_shipped,
     read_candidates,
     read_dense,
     read_evaluation,
@@ -127,6 +130,18 @@ def draw_candidates(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]
     write_png(OUTPUT / "layers.png", "layers", layers, f"Cost of each layer of {chosen['model']}")
 
 
+def draw_files(shipped: Mapping[str, Any]) -> None:
+    """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes."""
+    files, timed = (mark_shipped(read_csv(DATA / f"frontier/{name}.csv"), shipped) for name in ("frontier", "latency"))
+    cpu = f"LiteRT on {timed[0]['cpu']}" if timed else "not measured"
+    for name, rows, cost, x, label in (
+        ("frontier", files, "bytes", "gzip_size_bytes", "kB, gzipped (published: kB at 4 bytes a parameter)"),
+        ("macs", files, "arithmetic", "macs", "million MACs an image"),
+        ("latency", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
+    ):
+        write_png(OUTPUT / f"{name}.png", "frontier", rows, f"What accuracy costs in {cost}", x=x, x_label=label)
+
+
 def write_compressed(
     dense: ModelFile,
     pruned: Sequence[ModelFile],
@@ -171,6 +186,7 @@ def main() -> None:
     write_json(OUTPUT / "test_accuracy.json", {name: row["test_accuracy"] for name, row in described.items()})
     write_csv(OUTPUT / "candidates.csv", rows)
     draw_candidates(rows, chosen)
+    draw_files(shipped)
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
     write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
     zeros = read_kernel_zeros(prune.rankings, prune.sparsities)

@@ -96,6 +96,9 @@ def write_run() -> None:
     write_json(Path("data/select_model/choice.json"), {"model": model, "augmentation": augmentation})
     write_bytes(Path("data/select_model/model.h5"), Path(f"data/train/{CHOSEN}/model.h5").read_bytes())
     write_json(Path("data/ship/model.json"), SHIPPED)
+    for name in ("frontier", "latency"):
+        rows = [{"name": "lamp-0.9", "format": "tflite", "precision": p, "cpu": "a CPU"} for p in ("float32", "int8")]
+        write_csv(Path(f"data/frontier/{name}.csv"), rows)
 
 
 def write_training_time(key: str, **changes: object) -> None:

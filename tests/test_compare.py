@@ -20,9 +20,24 @@ from stages.lib.results.times import Times, read_times
 from stages.lib.storage.files import read_csv, read_json, write_bytes
 
 OUTPUT = Path("data/compare")
-PICTURES = ("comparison", "distortions", "layers", "pruning", "shrinking", "shrunk_layers", "sparsity")
+PICTURES = (
+    "comparison",
+    "distortions",
+    "frontier",
+    "latency",
+    "layers",
+    "macs",
+    "pruning",
+    "shrinking",
+    "shrunk_layers",
+)
 TABLES = ("candidates", "confusion", "curves", "pruning", "shrinking", "sparsity", "timing")
-FILES = {*[f"{name}.png" for name in PICTURES], *[f"{name}.csv" for name in TABLES], "grid.md", "headline.md"}
+FILES = {
+    *[f"{name}.png" for name in (*PICTURES, "sparsity")],
+    *[f"{name}.csv" for name in TABLES],
+    "grid.md",
+    "headline.md",
+}
 FILES |= {"environment.json", "metrics.json", "test_accuracy.json"}
 NO_TIMES = Times({}, {}, [])
 
@@ -125,6 +140,15 @@ def test_the_outputs_hold_every_candidate_and_what_became_of_the_choice() -> Non
     assert [row["name"] for row in read_csv(OUTPUT / "pruning.csv")] == names
     names = ["small-flip", "magnitude-0.5", "magnitude-0.25", "scratch-0.5", "scratch-0.25"]
     assert [row["name"] for row in read_csv(OUTPUT / "shrinking.csv")] == names
+
+
+def test_the_pictures_of_all_files_mark_the_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[dict[str, str]]] = {}
+    monkeypatch.setattr(stage, "write_png", lambda path, _, rows, *__, **___: drawn.update({path.stem: rows}))
+    stage.main()
+    for name in ("frontier", "macs", "latency"):
+        marked = [(row["name"], row["precision"], row["format"]) for row in drawn[name] if row["is_shipped"]]
+        assert marked == [(SHIPPED["name"], SHIPPED["precision"], "tflite")]
 
 
 def test_the_tables_of_the_readme_hold_every_candidate_and_the_shipped_file() -> None:
