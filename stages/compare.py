@@ -12,10 +12,10 @@ Writes, in data/compare/:
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
-    frontier.png, macs.png, latency.png: test accuracy of every file against size, MACs and time; the shipped one marked.
+    frontier.png, macs.png, latency.png: every file by accuracy and size, MACs or time, the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
     curves.csv: the learning curves of all candidates, for one plot.
-    confusion.csv: actual and predicted class of each test image, by the chosen model.
+    confusion.csv: how many test images of each class the chosen model takes for which, in the order of the labels.
     pruning.csv, pruning.png: accuracy and size by ranking and sparsity, the chosen model first.
     sparsity.csv, sparsity.png: zeros of each kernel by ranking and sparsity.
     shrinking.csv, shrinking.png: accuracy and cost by way of shrinking and share of the MACs, the chosen model first.
@@ -26,6 +26,7 @@ Writes, in data/compare/:
 Nothing here feeds a choice.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -87,6 +88,13 @@ def read_curves(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
         for candidate in candidates
         for row in read_csv(candidate.variant.folder / "history.csv")
     ]
+
+
+def count_confusion(pairs: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts images by actual and predicted class; every pair has a row, for a chart takes its order from the rows."""
+    counts = Counter((pair["actual"], pair["predicted"]) for pair in pairs)
+    names = [(actual, predicted) for actual in class_names for predicted in class_names]
+    return [{"actual": pair[0], "predicted": pair[1], "images": counts[pair]} for pair in names]
 
 
 def summarize(
@@ -188,7 +196,8 @@ def main() -> None:
     draw_candidates(rows, chosen)
     draw_files(shipped)
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
-    write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
+    pairs = read_csv(DATA / "evaluate" / key / "confusion.csv")
+    write_csv(OUTPUT / "confusion.csv", count_confusion(pairs, shipped["class_names"]))
     zeros = read_kernel_zeros(prune.rankings, prune.sparsities)
     write_compressed(dense, pruned, shrunk, zeros, read_shrunk_layers(shrink.filters[0], shrink.macs_shares))
 

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
         {"x": "macs", "x_label": "million MACs"},
         2,
     ),
-    "confusion_matrix": ([{"actual": a, "predicted": b} for a in "xy" for b in "xy" for _ in range(3)], {}, 4),
+    "confusion_matrix": ([{"actual": a, "predicted": b, "images": 3 * (b == "x")} for a in "yx" for b in "yx"], {}, 4),
     "curves": (EPOCHS, {}, 4),
     "distortions": ([{"name": "a", "images": "plain", "accuracy": 0.9}], {}, 1),
     "frontier": (FILES, {"x": "gzip_size_bytes", "x_label": "kB"}, 4),
@@ -98,6 +98,18 @@ def test_a_specification_names_its_data_and_says_what_it_shows(name: str) -> Non
     assert content["data"] == {"values": "<DVC_METRIC_DATA>"}
     assert content["title"]["text"] == "<DVC_METRIC_TITLE>"
     assert content["description"].endswith(".")
+
+
+def test_classes_keep_the_order_of_the_rows() -> None:
+    svg = draw_svg("confusion_matrix", CASES["confusion_matrix"][0])
+    assert re.findall(r">([xy])</text>", svg) == ["y", "x", "y", "x"]
+
+
+def test_revisions_of_one_epoch_have_marks_of_their_own() -> None:
+    rows = [row | {"learning_rate": 0.1, "rev": rev} for rev in ("HEAD", "workspace") for row in EPOCHS[:2]]
+    points = re.findall(r'<path [^>]*aria-roledescription="point"[^>]*>', draw_svg("history", rows))
+    shapes = {re.findall(r"revision: (\w+)", point)[0]: re.findall(r' d="([^"]*)"', point)[0] for point in points}
+    assert shapes["HEAD"] != shapes["workspace"]
 
 
 def test_every_plot_of_dvc_has_a_specification() -> None:
