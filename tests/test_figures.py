@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,24 @@ def test_revisions_of_one_epoch_have_marks_of_their_own() -> None:
     points = re.findall(r'<path [^>]*aria-roledescription="point"[^>]*>', draw_svg("history", rows))
     shapes = {re.findall(r"revision: (\w+)", point)[0]: re.findall(r' d="([^"]*)"', point)[0] for point in points}
     assert shapes["HEAD"] != shapes["workspace"]
+
+
+@pytest.mark.parametrize("width", [250, 480, 740])
+def test_a_label_touches_no_mark_and_no_other_label_and_the_shipped_file_has_one(width: int) -> None:
+    rows = [row | {"is_shipped": row["kind"] == "pruned"} for row in FILES]
+    rows += [FILES[3] | {"name": f"other {n}", "size_bytes": 5000 + 500 * n, "test_accuracy": 0.9} for n in range(9)]
+    svg = draw_svg("frontier", rows, x="gzip_size_bytes", width=width)
+    groups = "".join(re.findall(r'<g class="mark-text role-mark labels_.*?</g>', svg))
+    at = r'transform="translate\(([^,]+),([^)]+)\)"'
+    texts = re.findall(rf'text-anchor="(\w+)" {at}[^>]*>([^<]+)<', groups)
+    starts = [float(x) - 5 * len(text) * {"end": 1, "middle": 0.5, "start": 0}[end] for end, x, _, text in texts]
+    boxes = [(x, x + 5 * len(t[3]), float(t[2]) - 8, float(t[2])) for x, t in zip(starts, texts, strict=True)]
+    marks = [(float(x), float(y)) for x, y in re.findall(rf'description="point" {at}', svg)]
+    around = [(x - 4, x + 4, y - 4, y + 4) for x, y in marks]
+    both = [*combinations(boxes, 2), *product(boxes, around)]
+    touching = [(a, b) for a, b in both if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]]
+    assert touching == []
+    assert "ships" in [text for *_, text in texts]
 
 
 def test_every_plot_of_dvc_has_a_specification() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import vl_convert
 
+from stages.lib.figures.labels import place_labels
 from stages.lib.storage.files import write_bytes
 
 CHARTS = Path(__file__).parent / "charts"
@@ -91,13 +92,17 @@ def draw_svg(chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **o
 
     Args are those of `fill_chart`. Each mark has an `aria-label` that says its values.
     """
-    return str(vl_convert.vegalite_to_svg(fill_chart(chart, rows, title, **options), vl_version=VEGA_LITE, config=LOOK))
+    return _draw(fill_chart(chart, rows, title, **options), LOOK)
 
 
 def write_png(path: Path, chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **options: Any) -> None:
     """Writes what `fill_chart` fills as PNG on an opaque ground, which can be read on a light and on a dark page."""
     spec, look = (_fix_colors(part) for part in (fill_chart(chart, rows, title, **options), LOOK))
-    write_bytes(path, vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, config=look, scale=PNG_SCALE))
+    write_bytes(path, vl_convert.svg_to_png(_draw(spec, look), scale=PNG_SCALE))
+
+
+def _draw(spec: dict[str, Any], look: dict[str, Any]) -> str:
+    return place_labels(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=look))
 
 
 def _fix_colors(spec: Mapping[str, Any]) -> dict[str, Any]:
