@@ -3,9 +3,11 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import vl_convert
 import yaml
 from PIL import Image
 
-from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, draw_svg, write_png
+from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, _fix_colors, draw_svg, fill_chart, write_png
 
 ROOT = Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted(CHARTS.glob("*.json"))]
@@ -129,6 +131,48 @@ def test_a_label_touches_no_mark_and_no_other_label_and_the_shipped_file_has_one
     touching = [(a, b) for a, b in both if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]]
     assert touching == []
     assert "ships" in [text for *_, text in texts]
+
+
+NAMED = {
+    "name",
+    "way",
+    "model",
+    "augmentation",
+    "layer",
+    "class",
+    "actual",
+    "predicted",
+    "ranking",
+    "share",
+    "images",
+    "rev",
+}
+NASTY = [
+    "$5_$10 | <b>&\"'",
+    "\\1 # 50% [0] a.b",
+    "two\nlines",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "currentColor",
+    "transparent",
+    "<DVC_METRIC_X>",
+    "null",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_data_whatever_they_hold(name: str, tmp_path: Path) -> None:
+    rows, options, _ = CASES[name]
+    title = "".join(NASTY)
+    for nasty in NASTY:
+        named = [{key: f"{value}{nasty}" if key in NAMED else value for key, value in row.items()} for row in rows]
+        svg = draw_svg(name, named, title, **options)
+        words = "".join(unescape(text) for text in ElementTree.fromstring(svg).itertext())  # noqa: S314  (ours)
+        assert title in words
+        if any(NAMED & set(row) for row in rows):
+            assert nasty in words or nasty in unescape(svg)
+        spec = _fix_colors(fill_chart(name, named, title, **options))
+        assert spec["data"]["values"] == fill_chart(name, named)["data"]["values"]
+        write_png(tmp_path / "a.png", name, named, title, **options)
 
 
 def test_every_plot_of_dvc_has_a_specification() -> None:

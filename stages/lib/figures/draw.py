@@ -72,8 +72,8 @@ def fill_chart(
         columns: of panels beside each other, in place of the specification's.
     """
     text = (CHARTS / f"{chart}.json").read_text(encoding="utf-8")
-    for anchor, value in (("TITLE", title), ("X", x), ("X_LABEL", x_label)):
-        text = text.replace(f"<DVC_METRIC_{anchor}>", json.dumps(value)[1:-1])
+    anchors = {"TITLE": title, "X": x, "X_LABEL": x_label}
+    text = re.sub("<DVC_METRIC_(TITLE|X|X_LABEL)>", lambda anchor: json.dumps(anchors[anchor[1]])[1:-1], text)
     filled: dict[str, Any] = json.loads(text)
     cells = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     filled["data"] = {"values": cells}
@@ -106,7 +106,8 @@ def _draw(spec: dict[str, Any], look: dict[str, Any]) -> str:
 
 
 def _fix_colors(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts colors in place of those that only a page has."""
-    text = json.dumps(spec).replace("currentColor", INK).replace("transparent", PAPER)
+    """Puts colors in place of those that only a page has; titles and rows are data, and stay as they are."""
+    data = {key: spec[key] for key in ("data", "title") if key in spec and "$schema" in spec}
+    text = json.dumps({**spec, **dict.fromkeys(data)}).replace("currentColor", INK).replace("transparent", PAPER)
     fixed: dict[str, Any] = json.loads(re.sub(r"var\(--\w+, (#\w+)\)", r"\1", text))
-    return fixed
+    return fixed | data
