@@ -266,6 +266,12 @@ def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:
     return ours, _parse(PublishedModel, (row for row in rows if row["kind"] == "published"))
 
 
+def mark_shipped(rows: Sequence[Mapping[str, Any]], shipped: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tells of each file, for a chart, whether it is the one that data/ship/model.json describes."""
+    wanted = (shipped["name"], shipped["precision"], "tflite")
+    return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in rows]
+
+
 def _parse(row_type: type[Row], rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Makes typed rows of a CSV file; an empty cell is None where that may be, and columns of no field are left out."""
     adapter = TypeAdapter(row_type)
