@@ -89,6 +89,13 @@ def test_the_first_page_is_short() -> None:
     assert TEXTS["README.md"].count("\n") <= 250
 
 
+def test_the_first_page_cites_who_made_study_and_data() -> None:
+    page = " ".join(TEXTS["README.md"].split())
+    study = ("Ahmed Elgamiel", "Mnist Fashion Classifier", "https://github.com/AhmedElgamiel/MnistClassifier")
+    data = ("Xiao, Rasul and Vollgraf 2017", "https://arxiv.org/abs/1708.07747", "Zalando SE, MIT licence")
+    assert [words for words in (*study, *data) if words not in page] == []
+
+
 def test_reasons_in_params_yaml_stand_above_their_keys_in_short_lines() -> None:
     lines = (ROOT / "params.yaml").read_text().splitlines()
     assert [line for line in lines if len(line) > 120 or re.search(r"\S\s+#", line)] == []
