@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 import psutil
@@ -38,6 +39,7 @@ from stages.tools.search.study import name_study, open_storage, open_study
 ROOT = Path(__file__).parents[1]
 SEARCH = [sys.executable, "-m", "stages.tools.search"]
 HOPELESS = 1e-09
+NO_URL = "expected a URL as postgresql+psycopg://user:password@host:port/name"
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Heartbeat of storage is supposed", "ignore::optuna.exceptions.ExperimentalWarning"
 )
@@ -412,7 +414,14 @@ with ThreadPoolExecutor(4) as pool:
     [
         ("postgresql+psycopg://me:secret@127.0.0.1:1/db", "postgresql+psycopg://me:***@127.0.0.1:1/db: connection"),
         ("mysql://me:secret@host/db", "mysql://me:***@host/db: No module named 'MySQLdb'"),
-        ("postgres", "the URL: Could not parse SQLAlchemy URL"),
+        ("postgresql+psycopg://127.0.0.1:1/db?password=secret", "postgresql+psycopg://127.0.0.1:1/db: connection"),
+        ("mysql://host/{db}?password=secret", "mysql://host/%7Bdb%7D: No module named"),
+        ("postgres", NO_URL),
+        ("postgresql+psycopg://me:p@secret/word@127.0.0.1:1/db", NO_URL),
+        ("postgresql+psycopg://me:se@cr:secret@127.0.0.1:1/db", NO_URL),
+        ("postgresql+psycopg://m/e:secret@127.0.0.1:1/db", NO_URL),
+        ("postgresql+psycopg://me:secret", NO_URL),
+        ("postgresql+psycopg://me:\udcffsecret@127.0.0.1:1/db", NO_URL),
     ],
 )
 def test_a_database_that_does_not_answer_is_one_line_without_the_password(url: str, message: str) -> None:
@@ -421,6 +430,31 @@ def test_a_database_that_does_not_answer_is_one_line_without_the_password(url: s
     assert str(caught.value).startswith(f"--storage: {message}")
     assert "secret" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.usefixtures("tmp_dir")
+@pytest.mark.parametrize("is_encoded", [True, False])
+@pytest.mark.parametrize("between", [*"/@:#%?{}é帽 '+&=\\", "%zz", "@x/y:", "://"])
+def test_no_part_of_any_password_is_in_a_message(
+    monkeypatch: pytest.MonkeyPatch, between: str, is_encoded: bool
+) -> None:
+    password = f"QXQ{between}ZJZ{between}KWK"
+    text = quote(password, safe="") if is_encoded else password
+    seen = []
+
+    def refuse(*_: object, **options: str) -> None:
+        seen.append(options["password"])
+        given = options["password"]
+        raise psycopg.OperationalError(f"no: {given} {given!r} {given!a} {quote(given)} {quote(given, safe='')}")
+
+    monkeypatch.setattr(psycopg, "connect", refuse)
+    with pytest.raises(UserError) as caught:
+        open_storage(f"postgresql+psycopg://me:{text}@127.0.0.1:1/db")
+
+    assert [part for part in ("QXQ", "ZJZ", "KWK") if part in str(caught.value)] == []
+    if is_encoded:
+        assert seen == [password]
+        assert str(caught.value).startswith("--storage: postgresql+psycopg://me:***@127.0.0.1:1/db: no: *** ")
 
 
 def test_a_second_search_in_a_clone_is_refused(copy: Path) -> None:

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
+from stages.tools.passwords import ENCODED, hide
 from stages.tools.search.clone import run
 from stages.tools.search.space import SearchParams, find_section
 
@@ -83,10 +85,12 @@ def open_storage(url: str | None) -> Storage:
         UserError: if that fails; the message says why, without the password.
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
+    # Rendered anew: Optuna fills in what stands in braces.
+    address = read_url(url).render_as_string(hide_password=False) if url else f"sqlite:///{OUTPUT / 'study.db'}"
     for attempts_left in (4, 3, 2, 1, 0):
         try:
             return Storage(
-                url or f"sqlite:///{OUTPUT / 'study.db'}",
+                address,
                 engine_kwargs={"pool_pre_ping": True} if url else {"connect_args": {"timeout": 60}},
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
@@ -96,23 +100,45 @@ def open_storage(url: str | None) -> Storage:
             if not attempts_left:
                 raise storage_error(url, error) from error
             time.sleep(1)  # another machine makes the tables at the same time
-        except (*STORAGE_ERRORS, ImportError, ValueError) as error:
+        except Exception as error:  # each driver raises errors of its own
             raise storage_error(url, error) from error
     raise AssertionError
+
+
+def read_url(text: str) -> sqlalchemy.URL:
+    """Reads the URL of a database, in which what could be a part of a password is nothing else.
+
+    Raises:
+        UserError: if it is none, or an `@` is not where one belongs; the message shows nothing of it.
+    """
+    try:
+        url = sqlalchemy.make_url(text)
+        if text.count("@") <= (url.username is not None) or text.startswith("sqlite:///"):
+            text.encode()  # bytes that are no text would be an error of some drivers, which shows them
+            return url
+    except (ValueError, sqlalchemy.exc.ArgumentError):
+        pass
+    raise UserError(
+        "--storage: expected a URL as postgresql+psycopg://user:password@host:port/name, its user and password with "
+        f"{ENCODED}; got another text, not shown as it may hold a password"
+    )
 
 
 def storage_error(url: str | None, error: BaseException) -> UserError:
     """Builds the error for a database that does not answer as expected, without the password of its URL."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = " ".join(str(getattr(error, "orig", None) or error).split()) or type(error).__name__
+    said = "" if isinstance(error, UnicodeError) else str(getattr(error, "orig", None) or error)
     if url is None:
+        said = " ".join(said.split()) or type(error).__name__
         return UserError(f"{OUTPUT / 'study.db'}: {said}; remove it to start anew")
-    try:
-        shown = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        shown = "the URL"
-    return UserError(f"--storage: {shown}: {said}")
+    read = read_url(url)
+    secret = [
+        value for key, value in read.normalized_query.items() if re.search("pass|pwd|secret|token|odbc", key, re.I)
+    ]
+    said = hide(said, [str(read.password or ""), *(text for texts in secret for text in texts)])
+    shown = read.set(query={}).render_as_string(hide_password=True)
+    return UserError(f"--storage: {shown}: {' '.join(said.split()) or type(error).__name__}")
 
 
 def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
