@@ -32,6 +32,7 @@ from servers import find_free_ports
 
 from stages.lib.errors import UserError
 from stages.lib.training.divergence import DivergedError
+from stages.tools.search.__main__ import main
 from stages.tools.search.clone import open_repository
 from stages.tools.search.space import load_search_params
 from stages.tools.search.study import name_study, open_storage, open_study
@@ -455,6 +456,29 @@ def test_no_part_of_any_password_is_in_a_message(
     if is_encoded:
         assert seen == [password]
         assert str(caught.value).startswith("--storage: postgresql+psycopg://me:***@127.0.0.1:1/db: no: *** ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--storage", ""], "got an empty one; is a variable not set?"),
+        (["--plots", "--storage= "], "got an empty one; is a variable not set?"),
+        (["--workers", ""], "argument --workers: invalid int value: ''"),
+        (["postgresql://me:secret@host/db"], "unrecognized arguments: ***"),
+        (["--storage", "postgresql://me:my", "secret@host/db"], "unrecognized arguments: ***"),
+        (["--workers", "postgresql://me:secret@host/db"], "invalid int value: 'postgresql:// ***"),
+    ],
+)
+def test_an_empty_or_misplaced_argument_ends_the_search_before_it_begins_and_shows_no_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["search", *arguments])
+    with pytest.raises((SystemExit, UserError)) as caught:
+        main()
+    shown = f"{caught.value}{''.join(capsys.readouterr())}"
+    assert message in shown
+    assert "secret" not in shown
 
 
 def test_a_second_search_in_a_clone_is_refused(copy: Path) -> None:

@@ -17,11 +17,13 @@ Writes, in data/search/, which Git ignores:
 """
 
 import argparse
+import re
 import socket
 import sys
 import threading
 import warnings
 from pathlib import Path
+from typing import NoReturn
 
 import optuna
 
@@ -37,14 +39,23 @@ from stages.tools.search.study import (
     open_storage,
     open_study,
     put_back_the_dead,
+    read_url,
     storage_error,
 )
 from stages.tools.search.trials import Job, run_search
 
 
+class Parser(argparse.ArgumentParser):
+    """Shows no text in the place of which a URL with its password may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with the usage and a message."""
+        super().error(re.sub(r"(://|unrecognized arguments:).*", r"\1 ***", message, flags=re.DOTALL))
+
+
 def main() -> None:
     """Runs the tool."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "python -m stages.tools.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
@@ -57,6 +68,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.workers < 1:
         parser.error(f"--workers: expected at least 1; got {arguments.workers}")
+    if arguments.storage is not None:
+        read_url(arguments.storage)
 
     search, params = load_search_params(), read_yaml(Path("params.yaml"))
     repository = open_repository()

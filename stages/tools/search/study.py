@@ -86,12 +86,14 @@ def open_storage(url: str | None) -> Storage:
     """
     OUTPUT.mkdir(parents=True, exist_ok=True)
     # Rendered anew: Optuna fills in what stands in braces.
-    address = read_url(url).render_as_string(hide_password=False) if url else f"sqlite:///{OUTPUT / 'study.db'}"
+    address = (
+        read_url(url).render_as_string(hide_password=False) if url is not None else f"sqlite:///{OUTPUT / 'study.db'}"
+    )
     for attempts_left in (4, 3, 2, 1, 0):
         try:
             return Storage(
                 address,
-                engine_kwargs={"pool_pre_ping": True} if url else {"connect_args": {"timeout": 60}},
+                engine_kwargs={"pool_pre_ping": True} if url is not None else {"connect_args": {"timeout": 60}},
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
@@ -118,9 +120,12 @@ def read_url(text: str) -> sqlalchemy.URL:
             return url
     except (ValueError, sqlalchemy.exc.ArgumentError):
         pass
+    got = (
+        "another text, not shown as it may hold a password" if text.strip() else "an empty one; is a variable not set?"
+    )
     raise UserError(
         "--storage: expected a URL as postgresql+psycopg://user:password@host:port/name, its user and password with "
-        f"{ENCODED}; got another text, not shown as it may hold a password"
+        f"{ENCODED}; got {got}"
     )
 
 
