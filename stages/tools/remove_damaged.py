@@ -8,9 +8,11 @@ cache, and `dvc push` sends it again to the remote.
 
 import argparse
 import json
+import re
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
@@ -19,6 +21,7 @@ from dvc_data.hashfile.hash import file_md5
 from tqdm import tqdm
 
 from stages.lib.errors import UserError
+from stages.tools.passwords import ENCODED, hide
 
 
 def find_damaged(store: HashFileDB) -> list[str]:
@@ -49,25 +52,33 @@ def remove_damaged(store: HashFileDB, place: str) -> list[str]:
     Raises:
         UserError: if the remote cannot be reached, or nothing was ever sent there.
     """
+    shown = hide(store.fs.unstrip_protocol(store.path))
     try:
         if place == "remote" and not store.fs.exists(store.path):
             raise UserError(
-                f"remote: expected files in {store.fs.unstrip_protocol(store.path)}, found none; check the URL "
+                f"remote: expected files in {shown}, found none; check the URL "
                 "in `dvc remote list`, and that it is mounted and can be reached; `dvc push` sends the first files"
             )
         damaged = find_damaged(store)
         for name in damaged:
             path = store.oid_to_path(name)
             store.fs.remove(path)
-            print(f"removed {path}")
+            print(f"removed {hide(path)}")
     except UserError:
         raise
     except Exception as error:  # each protocol's library raises errors of its own
+        said = hide(str(error), list_secrets(store.fs.config))
         raise UserError(
-            f"{place}: {type(error).__name__}: {error}; check that {store.fs.unstrip_protocol(store.path)} can be "
-            "reached and written, and try again: what was removed stays removed"
+            f"{place}: {type(error).__name__}: {said}; check that {shown} can be reached "
+            "and written, and try again: what was removed stays removed"
         ) from error
     return damaged
+
+
+def list_secrets(settings: Mapping[str, Any]) -> list[str]:
+    """Lists what the settings of a remote hold that nobody may see."""
+    kinds = "pass|secret|token|account_key|connection_string"
+    return [text for key, text in settings.items() if re.search(kinds, key) and isinstance(text, str)]
 
 
 def main() -> None:
@@ -86,10 +97,12 @@ def main() -> None:
         repo = Repo()
         store = repo.cache.local if place == "cache" else repo.cloud.get_remote_odb()
     except (DvcException, NotDvcRepoError) as error:  # no repository here, or it names no remote
-        raise UserError(str(error)) from error
+        raise UserError(hide(str(error))) from error
+    except ValueError as error:  # it shows a part of the URL, which may be of the password
+        raise UserError(f"{place}: cannot read its URL; its user and password need {ENCODED}") from error
     damaged = remove_damaged(store, place)
     get_index(store).clear()  # what DVC remembers of a remote
-    print(f"{store.fs.unstrip_protocol(store.path)}: damaged files and lists that name them: {len(damaged)}")
+    print(f"{hide(store.fs.unstrip_protocol(store.path))}: damaged files and lists that name them: {len(damaged)}")
 
 
 if __name__ == "__main__":
