@@ -5,6 +5,7 @@ keys are known. A range is a `Field`; where a value depends on another one, a va
 """
 
 import difflib
+import json
 from collections.abc import Iterable
 from typing import Any, get_args, get_origin
 
@@ -62,7 +63,8 @@ def check(section: type[Section], content: Any, where: str = "") -> Any:
         errors = error.errors(include_url=False)
         # A misspelt key is both unknown and missing: the first says more.
         first = min(errors, key=lambda one: one["type"] not in ("extra_forbidden", "invalid_key"))
-        raise UserError(_describe(section, first, where)) from None
+        remedy = _quote(content, first) if first["type"] == "string_type" else ""
+        raise UserError(_describe(section, first, where) + remedy) from None
 
 
 def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
@@ -83,6 +85,18 @@ def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
     if error["type"] == "literal_error":
         return f"{key}: unknown value {got}; {describe_known(error['input'], get_args(field.annotation))}"
     return f"{key}: expected {field.description or _describe_range(field)}; got {got}"
+
+
+def _quote(value: Any, error: ErrorDetails) -> str:
+    """Says how a number is written where a text is expected: in quotes, as is all of the list that holds it."""
+    for part in error["loc"]:
+        value = value[part] if isinstance(value, dict) else value
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str | int | float) for entry in entries):
+        return ""
+    texts = [entry if isinstance(entry, str) else json.dumps(entry) for entry in entries]
+    written = texts if isinstance(value, list) else texts[0]
+    return f"; write {json.dumps(written, ensure_ascii=False, separators=(',', ':'))}"
 
 
 def _find(section: type[Section], path: tuple[int | str, ...]) -> Any:
