@@ -5,6 +5,7 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.running.arguments import parse_names
+from stages.tools import record_times
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,3 +63,11 @@ def test_a_wrong_number_of_names_or_a_call_for_help_shows_the_usage(
     assert caught.value.code == status
     text = "".join(capsys.readouterr())
     assert [part for part in shown if part not in text] == []
+
+
+@pytest.mark.parametrize("argument", ["", "third", "--storage="])
+def test_record_times_refuses_arguments_before_it_records(monkeypatch: pytest.MonkeyPatch, argument: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["record_times", argument])
+    monkeypatch.setattr(record_times, "load_params", lambda **_: pytest.fail("went on"))
+    with pytest.raises(SystemExit):
+        record_times.main()

@@ -10,6 +10,7 @@ import sys
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.results.times import CHOSEN, RECORDED, Times, list_items, read_own_times, read_times, record_times
+from stages.lib.running.arguments import parse_names
 from stages.lib.storage.variant import DATA
 
 READS = ("study", "prune.rankings", "shrink.filters")
@@ -17,6 +18,7 @@ READS = ("study", "prune.rankings", "shrink.filters")
 
 def main() -> None:
     """Records the times."""
+    parse_names(__doc__)  # none
     params = load_params(reads=READS)
     if not CHOSEN.exists():
         raise UserError(f"{CHOSEN}: not found; run `dvc repro` to make it")
