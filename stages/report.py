@@ -252,6 +252,7 @@ def write_page(found: Findings, answered: Mapping[str, str]) -> str:
         "page.html",
         found=found,
         answers=answered,
+        purpose=answers.tell_purpose(found.shipped),
         sections=SECTIONS,
         time=answers.tell_shipped_time(found.shipped_ms, found.dense_ms),
         tables=tables,

@@ -188,6 +188,12 @@ def describe_model(
         "image_size_px": dataset.image_size_px,
         "class_names": list(dataset.class_names),
         **{name: measured[name] for name in ("input", "output")},
+        "use": render(
+            "use.txt",
+            class_names=dataset.class_names,
+            size=dataset.image_size_px,
+            precision=shipped.precision,
+        ),
         "val_accuracy": shipped.val_accuracy,
         **{name: value for name, value in measured.items() if name not in ("input", "output")},
     }

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from pipeline import GUIDES, ROOT, read_block
 
+from stages.lib.results.published import DATASET_PAPER, STUDY
+
 TEXTS = {guide: (ROOT / guide).read_text() for guide in GUIDES}
 GENERATED = re.compile(r"<!-- generated: ([^\s:]+)(?:: (.+?))? -->\n(.*?)<!-- end -->\n", re.DOTALL)
 LINKS = [(guide, link) for guide, text in TEXTS.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
@@ -87,6 +89,12 @@ def test_command_is_one_line_to_copy(name: str) -> None:
 
 def test_the_first_page_is_short() -> None:
     assert TEXTS["README.md"].count("\n") <= 250
+
+
+@pytest.mark.parametrize("work", [STUDY, DATASET_PAPER])
+def test_the_first_page_cites_who_made_study_and_data(work: str) -> None:
+    page = " ".join(TEXTS["README.md"].split())
+    assert [part for part in re.split(', "|", |, ', work) if part not in page] == []
 
 
 def test_reasons_in_params_yaml_stand_above_their_keys_in_short_lines() -> None:

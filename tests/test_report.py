@@ -17,6 +17,7 @@ from sections import augmentation
 from stages.lib.params.load import load_params
 from stages.lib.report.answers import Layer
 from stages.lib.report.tables import list_grids
+from stages.lib.results.published import DATASET_PAPER, STUDY
 from stages.lib.storage.files import read_csv, read_json
 from stages.report import READS, Findings, answer_all, find_baseline, read_findings, write_page
 
@@ -65,7 +66,16 @@ def test_answer_shows_the_numbers_of_the_files(page: Page, finished: Path) -> No
         "Size, gzipped": f"{model['gzip_size_bytes'] / 1000:,.0f} kB",
         "Time for an image": f"{timing['batch_1']['median_ms']:.3f} ms",
     }
-    assert page.locator("h1").inner_text() == f"{model['name']}, {model['precision']}"
+    assert page.locator(".eyebrow").inner_text().endswith(f": {model['name']}, {model['precision']}")
+
+
+def test_page_says_first_what_the_model_does_and_cites_study_and_data(page: Page) -> None:
+    title = "Tells which of 10 classes a grey picture of 28 x 28 pixels shows"
+    assert (page.title(), page.locator("h1").inner_text()) == (f"{title}: the report", title)
+    assert "probability for each of 10 classes: T-shirt/top, " in page.locator("h1 + p").inner_text()
+    cited = page.locator("header .sources").inner_text()
+    assert STUDY in cited
+    assert DATASET_PAPER in cited
 
 
 def test_recall_of_every_class_is_that_of_the_shipped_file(page: Page, finished: Path) -> None:
@@ -116,7 +126,7 @@ def test_names_are_text_whatever_they_hold(browser: Browser, found: Findings, tm
     with open_page(browser, (tmp_path / "page.html").as_uri(), offline=True) as page:
         page.evaluate(OPEN_ALL)
         assert page.locator("img[src=x]").count() == 0
-        assert page.locator("h1").inner_text() == f"{HOSTILE}, {shipped['precision']}"
+        assert page.locator(".eyebrow").inner_text().endswith(f": {HOSTILE}, {shipped['precision']}")
         assert HOSTILE in read_column(page, "The shipped file by class", 1)
         assert page.locator("#classes svg text", has_text="<img").count() == 1
 

@@ -2,12 +2,16 @@
 
 import itertools
 import json
+import re
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sections import replace
 
 from stages import ship as stage
@@ -30,6 +34,7 @@ from stages.ship import (
     score_logits,
     select_file,
 )
+from stages.tools.predict import classify, read_card
 
 PARAMS = load_params()
 CLASS_NAMES = ("dark", "light")
@@ -323,6 +328,27 @@ def test_the_card_has_recorded_times_of_this_very_file_and_else_none(folder: Pat
     assert "0.125 ms for one image" in card
     assert "trained on 2026-11-23 with python 3.11." in card
     assert [(folder / "data/ship" / name).read_bytes() for name in names] == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(stage, "select_file", lambda good: next(one for one in good if one.precision == precision))
+    stage.main()
+    card, model = (folder / "data/ship/model_card.md").read_text(), folder / "data/ship/model.tflite"
+    (lines,) = re.findall("```python\n(.*?)\n```\n", card, re.DOTALL)
+    alone, picture = folder / "alone", np.array([[255, 100], [0, 51]], np.uint8)
+    write_bytes(alone / "model.tflite", model.read_bytes())
+    Image.fromarray(picture).save(alone / "picture.png")
+
+    said = subprocess.run([sys.executable, "-c", lines], cwd=alone, capture_output=True, text=True, check=True).stdout
+
+    (expected,) = classify(model, read_card(model), [picture])
+    words = said.split()
+    assert words[::2] == [one["class"] for one in expected] == ["dark", "light"]
+    assert [float(word) for word in words[1::2]] == pytest.approx([one["probability"] for one in expected], abs=2e-6)
+    assert read_json(folder / "data/ship/model.json")["use"] == lines
 
 
 def test_a_chosen_file_that_is_gone_is_named(folder: Path) -> None:

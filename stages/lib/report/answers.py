@@ -126,6 +126,15 @@ def compute_deviation(accuracy: float, num_images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / num_images)
 
 
+def tell_purpose(shipped: Mapping[str, Any]) -> str:
+    """Tells what the shipped file, of data/ship/model.json, is for: what goes in, and what comes out."""
+    size, names = shipped["image_size_px"], shipped["class_names"]
+    return (
+        f"In goes a grey picture of {size} x {size} pixels that shows one thing, light on black. Out comes a "
+        f"probability for each of {len(names)} classes: {join(names)}."
+    )
+
+
 def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, num_images: int) -> str:
     """Answers what ships.
 

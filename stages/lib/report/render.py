@@ -8,6 +8,7 @@ from markupsafe import Markup, escape
 
 from stages.lib.report.answers import percent
 from stages.lib.report.tables import NOT_MEASURED
+from stages.lib.results import published
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -55,6 +56,7 @@ def make_environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.globals["published"] = published
     environment.filters |= {"number": format_number, "text": format_text}
     return environment
 

@@ -1,5 +1,11 @@
 """What others published on this data set, to stand beside our numbers. Nobody verified it here."""
 
+STUDY = 'Ahmed Elgamiel, "Mnist Fashion Classifier", https://github.com/AhmedElgamiel/MnistClassifier'
+DATASET = "Fashion-MNIST"  # all of this file is about it: other data have `dataset.name` in params.yaml
+DATASET_PAPER = (
+    'Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning '
+    'Algorithms", https://arxiv.org/abs/1708.07747, copyright Zalando SE, MIT licence'
+)
 STUDY_TEST_ACCURACY = {  # by model and augmentation; its augmented models were trained under what is `strong` here
     ("first", "strong"): 0.6018,
     ("first", "none"): 0.8949,
