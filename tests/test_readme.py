@@ -11,6 +11,7 @@ import yaml
 from pipeline import GUIDES, ROOT, read_block
 
 from stages.lib.results.published import DATASET_PAPER, STUDY
+from stages.lib.results.tables import escape_markdown
 
 TEXTS = {guide: (ROOT / guide).read_text() for guide in GUIDES}
 GENERATED = re.compile(r"<!-- generated: ([^\s:]+)(?:: (.+?))? -->\n(.*?)<!-- end -->\n", re.DOTALL)
@@ -46,7 +47,7 @@ def fill(text: str, read: Callable[[str], str]) -> str:
         path, key, _ = match.groups()
         content = read(path)
         if key:
-            content = json.loads(content)[key] + "\n"
+            content = escape_markdown(json.loads(content)[key]) + "\n"
         elif path == "dvc.yaml":
             content = format_dependents(content)
         return f"<!-- generated: {path}{f': {key}' if key else ''} -->\n{content}<!-- end -->\n"
