@@ -4,6 +4,7 @@ Reads:
     params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
     data/select_model/choice.json; metrics.json of train, complexity, evaluate, prune and shrink; layers.csv of
     complexity, prune and shrink; model.h5, history.csv and confusion.csv of candidates; data/ship/model.json.
+    data/frontier/: frontier.csv and latency.csv, drawn here, where it is known which file is shipped.
     data/recorded_times.json: what stages and trainings took; data/timing/ for what it does not know.
 
 Writes, in data/compare/:
@@ -11,9 +12,10 @@ Writes, in data/compare/:
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
+    frontier.png, macs.png, latency.png: every file by accuracy and size, MACs or time, the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
     curves.csv: the learning curves of all candidates, for one plot.
-    confusion.csv: actual and predicted class of each test image, by the chosen model.
+    confusion.csv: how many test images of each class the chosen model takes for which, in the order of the labels.
     pruning.csv, pruning.png: accuracy and size by ranking and sparsity, the chosen model first.
     sparsity.csv, sparsity.png: zeros of each kernel by ranking and sparsity.
     shrinking.csv, shrinking.png: accuracy and cost by way of shrinking and share of the MACs, the chosen model first.
@@ -24,6 +26,7 @@ Writes, in data/compare/:
 Nothing here feeds a choice.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +42,7 @@ from stages.lib.results.rows import (
     LayerMacs,
     ModelFile,
     list_variants,
+    mark_shipped,
     read_candidates,
     read_dense,
     read_evaluation,
@@ -86,6 +90,13 @@ def read_curves(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
     ]
 
 
+def count_confusion(pairs: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts images by actual and predicted class; every pair has a row, for a chart takes its order from the rows."""
+    counts = Counter((pair["actual"], pair["predicted"]) for pair in pairs)
+    names = [(actual, predicted) for actual in class_names for predicted in class_names]
+    return [{"actual": pair[0], "predicted": pair[1], "images": counts[pair]} for pair in names]
+
+
 def summarize(
     chosen: Mapping[str, Any], pruned: Sequence[ModelFile], shrunk: Sequence[ModelFile], shipped: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -125,6 +136,18 @@ def draw_candidates(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]
     write_png(OUTPUT / "distortions.png", "distortions", distorted, title, width=680)
     layers = read_csv(DATA / "complexity" / chosen["model"] / "layers.csv")
     write_png(OUTPUT / "layers.png", "layers", layers, f"Cost of each layer of {chosen['model']}")
+
+
+def draw_files(shipped: Mapping[str, Any]) -> None:
+    """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes."""
+    files, timed = (mark_shipped(read_csv(DATA / f"frontier/{name}.csv"), shipped) for name in ("frontier", "latency"))
+    cpu = f"LiteRT on {timed[0]['cpu']}" if timed else "not measured"
+    for name, rows, cost, x, label in (
+        ("frontier", files, "bytes", "gzip_size_bytes", "kB, gzipped (published: kB at 4 bytes a parameter)"),
+        ("macs", files, "arithmetic", "macs", "million MACs an image"),
+        ("latency", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
+    ):
+        write_png(OUTPUT / f"{name}.png", "frontier", rows, f"What accuracy costs in {cost}", x=x, x_label=label)
 
 
 def write_compressed(
@@ -171,8 +194,10 @@ def main() -> None:
     write_json(OUTPUT / "test_accuracy.json", {name: row["test_accuracy"] for name, row in described.items()})
     write_csv(OUTPUT / "candidates.csv", rows)
     draw_candidates(rows, chosen)
+    draw_files(shipped)
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
-    write_bytes(OUTPUT / "confusion.csv", (DATA / "evaluate" / key / "confusion.csv").read_bytes())
+    pairs = read_csv(DATA / "evaluate" / key / "confusion.csv")
+    write_csv(OUTPUT / "confusion.csv", count_confusion(pairs, shipped["class_names"]))
     zeros = read_kernel_zeros(prune.rankings, prune.sparsities)
     write_compressed(dense, pruned, shrunk, zeros, read_shrunk_layers(shrink.filters[0], shrink.macs_shares))
 

@@ -8,8 +8,7 @@ Reads:
 
 Writes, in data/frontier/:
     frontier.csv: a row a model file, and a row a published model of others, which is never on a front.
-    frontier.png, macs.png: test accuracy against size, and against MACs.
-    latency.csv, latency.png: test accuracy against time.
+    latency.csv: the files whose times are known.
     frontier.md: a table of the README.   shrinking.md: another, MACs by layer before and after shrinking, and times.
 
 A model is on a front if no other is at least as accurate on the validation images for at most its cost, and better in
@@ -21,7 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stages.lib.figures.draw import write_png
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
 from stages.lib.results.pareto import find_front
@@ -45,7 +43,7 @@ from stages.lib.results.rows import (
 from stages.lib.results.tables import format_table
 from stages.lib.results.times import TimedFile, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_csv, read_json, write_bytes
+from stages.lib.storage.files import read_json, write_bytes
 
 READS = ("study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 CHOICE = Path("data/select_model/choice.json")
@@ -168,17 +166,6 @@ def format_shrinking(layers: Sequence[LayerMacs], names: Sequence[str], timed: S
     return format_table(["MACs of layer", *names], rows)
 
 
-def draw(timed: Sequence[TimedFile]) -> None:
-    """Draws the three pictures from the tables that were written."""
-    rows, title = read_csv(OUTPUT / "frontier.csv"), "What accuracy costs in"
-    size_label = "kB, gzipped (published: kB at 4 bytes a parameter)"
-    write_png(OUTPUT / "frontier.png", "frontier", rows, f"{title} bytes", x="gzip_size_bytes", x_label=size_label)
-    write_png(OUTPUT / "macs.png", "frontier", rows, f"{title} arithmetic", x="macs", x_label="million MACs an image")
-    rows, label = read_csv(OUTPUT / "latency.csv"), "median ms an image, one thread"
-    title = f"{title} time: {f'LiteRT on {timed[0].cpu}' if timed else 'not measured'}"
-    write_png(OUTPUT / "latency.png", "frontier", rows, title, x="median_ms", x_label=label)
-
-
 def main() -> None:
     """Runs the stage."""
     params, choice = load_params(reads=READS), read_json(CHOICE)
@@ -189,7 +176,6 @@ def main() -> None:
     timed = list_timed(files, times)
     write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models))
     write_rows(OUTPUT / "latency.csv", TimedFile, timed)
-    draw(timed)
     chosen, way = f"{choice['model']}-{choice['augmentation']}", shrink.filters[0]
     write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, chosen).encode())
     names = [chosen, *[variant.name for variant in list_variants("shrink", [way], shrink.macs_shares)]]

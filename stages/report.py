@@ -14,7 +14,6 @@ Writes, in data/report/, both in Git:
     index.html: the page; one file that needs no network, nor JavaScript but for sorting and tooltips.
 """
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,6 +206,14 @@ def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequen
     return next((name for name in names if augmentations[name].is_identity), None)
 
 
+def read_confusion() -> dict[tuple[str, str], int]:
+    """Reads how many test images the chosen model takes for which class, without pairs that never occur."""
+    counts = [
+        ((row["actual"], row["predicted"]), int(row["images"])) for row in read_csv(DATA / "compare/confusion.csv")
+    ]
+    return {pair: images for pair, images in counts if images}
+
+
 def read_findings(params: Params) -> Findings:
     """Reads everything that the page shows."""
     models = params.study.models
@@ -226,7 +233,7 @@ def read_findings(params: Params) -> Findings:
         costs={model: read_cost(model) for model in models},
         layers={model: read_rows(DATA / "complexity" / model / "layers.csv", Layer) for model in models},
         recall={row["class"]: float(row["recall"]) for row in read_csv(evaluated / "classes.csv")},
-        confusion=Counter((row["actual"], row["predicted"]) for row in read_csv(DATA / "compare/confusion.csv")),
+        confusion=read_confusion(),
         curves=read_rows(DATA / "compare/curves.csv", CurvePoint),
         pruned=read_rows(DATA / "compare/pruning.csv", ModelFile),
         zeros=read_rows(DATA / "compare/sparsity.csv", KernelZeros),

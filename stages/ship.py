@@ -63,8 +63,18 @@ NUM_CONFUSED = 3  # pairs of classes that the card names
 
 
 def read_files() -> list[RankedFile]:
-    """Reads the exported files of this run, with their numbers; the other rows of the table cannot be shipped."""
-    return [file for file in read_frontier(FRONTIER)[0] if file.format == "tflite"]
+    """Reads the exported files of this run, with their numbers; the other rows of the table cannot be shipped.
+
+    Raises:
+        UserError: if export left out every file.
+    """
+    files = [file for file in read_frontier(FRONTIER)[0] if file.format == "tflite"]
+    if not files:
+        raise UserError(
+            "data/export: expected at least one LiteRT file, got none: every conversion lost more than "
+            "export.max_loss_float32 and export.max_loss_int8 in params.yaml allow; raise those limits"
+        )
+    return files
 
 
 def list_good_files(files: Sequence[RankedFile], chosen: Mapping[str, Any], max_loss: float) -> list[RankedFile]:

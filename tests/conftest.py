@@ -1,10 +1,18 @@
 import fcntl
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from pipeline import commit, dvc, make_clone, run
+
+# Tests start Git in folders of their own. Nothing may lead it into another repository, as hooks and `git rebase --exec`
+# do by variables, and no settings of the user count. The checkout itself may be another user's.
+for name in [name for name in os.environ if name.startswith("GIT_") and name != "GIT_EXEC_PATH"]:
+    del os.environ[name]
+os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from stages.lib.storage.files import read_csv, read_json, write_bytes
 
 OUTPUT = Path("data/compare")
 PICTURES = ("comparison", "distortions", "layers", "pruning", "shrinking", "shrunk_layers", "sparsity")
+PICTURES += ("frontier", "macs", "latency")
 TABLES = ("candidates", "confusion", "curves", "pruning", "shrinking", "sparsity", "timing")
 FILES = {*[f"{name}.png" for name in PICTURES], *[f"{name}.csv" for name in TABLES], "grid.md", "headline.md"}
 FILES |= {"environment.json", "metrics.json", "test_accuracy.json"}
@@ -119,12 +120,22 @@ def test_the_outputs_hold_every_candidate_and_what_became_of_the_choice() -> Non
     stage.main()
     accuracies = {key: pytest.approx(accuracy - 0.01) for key, accuracy in ACCURACY.items()}
     assert read_json(OUTPUT / "test_accuracy.json") == accuracies
-    assert (OUTPUT / "confusion.csv").read_text() == "actual,predicted\nsmall-flip,small-flip\n"
+    counts = [(row["actual"], row["predicted"], row["images"]) for row in read_csv(OUTPUT / "confusion.csv")]
+    assert counts == [("Shirt", "Shirt", "0"), ("Shirt", "Bag", "2"), ("Bag", "Shirt", "0"), ("Bag", "Bag", "1")]
     assert len(read_csv(OUTPUT / "curves.csv")) == 8
     names = ["small-flip", "uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"]
     assert [row["name"] for row in read_csv(OUTPUT / "pruning.csv")] == names
     names = ["small-flip", "magnitude-0.5", "magnitude-0.25", "scratch-0.5", "scratch-0.25"]
     assert [row["name"] for row in read_csv(OUTPUT / "shrinking.csv")] == names
+
+
+def test_the_pictures_of_all_files_mark_the_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[dict[str, str]]] = {}
+    monkeypatch.setattr(stage, "write_png", lambda path, _, rows, *__, **___: drawn.update({path.stem: rows}))
+    stage.main()
+    for name in ("frontier", "macs", "latency"):
+        marked = [(row["name"], row["precision"], row["format"]) for row in drawn[name] if row["is_shipped"]]
+        assert marked == [(SHIPPED["name"], SHIPPED["precision"], "tflite")]
 
 
 def test_the_tables_of_the_readme_hold_every_candidate_and_the_shipped_file() -> None:

@@ -3,8 +3,11 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ import vl_convert
 import yaml
 from PIL import Image
 
-from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, draw_svg, write_png
+from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, _fix_colors, draw_svg, fill_chart, write_png
 
 ROOT = Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted(CHARTS.glob("*.json"))]
@@ -61,7 +64,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
         {"x": "macs", "x_label": "million MACs"},
         2,
     ),
-    "confusion_matrix": ([{"actual": a, "predicted": b} for a in "xy" for b in "xy" for _ in range(3)], {}, 4),
+    "confusion_matrix": ([{"actual": a, "predicted": b, "images": 3 * (b == "x")} for a in "yx" for b in "yx"], {}, 4),
     "curves": (EPOCHS, {}, 4),
     "distortions": ([{"name": "a", "images": "plain", "accuracy": 0.9}], {}, 1),
     "frontier": (FILES, {"x": "gzip_size_bytes", "x_label": "kB"}, 4),
@@ -98,6 +101,77 @@ def test_a_specification_names_its_data_and_says_what_it_shows(name: str) -> Non
     assert content["data"] == {"values": "<DVC_METRIC_DATA>"}
     assert content["title"]["text"] == "<DVC_METRIC_TITLE>"
     assert content["description"].endswith(".")
+
+
+def test_classes_keep_the_order_of_the_rows() -> None:
+    svg = draw_svg("confusion_matrix", CASES["confusion_matrix"][0])
+    assert re.findall(r">([xy])</text>", svg) == ["y", "x", "y", "x"]
+
+
+def test_revisions_of_one_epoch_have_marks_of_their_own() -> None:
+    rows = [row | {"learning_rate": 0.1, "rev": rev} for rev in ("HEAD", "workspace") for row in EPOCHS[:2]]
+    points = re.findall(r'<path [^>]*aria-roledescription="point"[^>]*>', draw_svg("history", rows))
+    shapes = {re.findall(r"revision: (\w+)", point)[0]: re.findall(r' d="([^"]*)"', point)[0] for point in points}
+    assert shapes["HEAD"] != shapes["workspace"]
+
+
+@pytest.mark.parametrize("width", [250, 480, 740])
+def test_a_label_touches_no_mark_and_no_other_label_and_the_shipped_file_has_one(width: int) -> None:
+    rows = [row | {"is_shipped": row["kind"] == "pruned"} for row in FILES]
+    rows += [FILES[3] | {"name": f"other {n}", "size_bytes": 5000 + 500 * n, "test_accuracy": 0.9} for n in range(9)]
+    svg = draw_svg("frontier", rows, x="gzip_size_bytes", width=width)
+    groups = "".join(re.findall(r'<g class="mark-text role-mark labels_.*?</g>', svg))
+    at = r'transform="translate\(([^,]+),([^)]+)\)"'
+    texts = re.findall(rf'text-anchor="(\w+)" {at}[^>]*>([^<]+)<', groups)
+    starts = [float(x) - 5 * len(text) * {"end": 1, "middle": 0.5, "start": 0}[end] for end, x, _, text in texts]
+    boxes = [(x, x + 5 * len(t[3]), float(t[2]) - 8, float(t[2])) for x, t in zip(starts, texts, strict=True)]
+    marks = [(float(x), float(y)) for x, y in re.findall(rf'description="point" {at}', svg)]
+    around = [(x - 4, x + 4, y - 4, y + 4) for x, y in marks]
+    both = [*combinations(boxes, 2), *product(boxes, around)]
+    touching = [(a, b) for a, b in both if a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3]]
+    assert touching == []
+    assert "ships" in [text for *_, text in texts]
+
+
+NAMED = {
+    "name",
+    "way",
+    "model",
+    "augmentation",
+    "layer",
+    "class",
+    "actual",
+    "predicted",
+    "ranking",
+    "share",
+    "images",
+    "rev",
+}
+NASTY = [
+    "$5_$10 | <b>&\"'",
+    "\\1 # 50% [0] a.b",
+    "two\nlines",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "currentColor",
+    "transparent",
+    "<DVC_METRIC_X>",
+    "null",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_data_whatever_they_hold(name: str, tmp_path: Path) -> None:
+    rows, options, _ = CASES[name]
+    title = "".join(NASTY)
+    for nasty in NASTY:
+        named = [{key: f"{value}{nasty}" if key in NAMED else value for key, value in row.items()} for row in rows]
+        svg = draw_svg(name, named, title, **options)
+        words = "".join(unescape(text) for text in ElementTree.fromstring(svg).itertext())  # noqa: S314  (ours)
+        assert title in words
+        assert nasty in unescape(svg)
+        spec = _fix_colors(fill_chart(name, named, title))
+        assert spec["data"]["values"] == fill_chart(name, named)["data"]["values"]
+    write_png(tmp_path / "a.png", name, named, title, **options)
 
 
 def test_every_plot_of_dvc_has_a_specification() -> None:

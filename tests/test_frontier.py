@@ -8,19 +8,17 @@ from run_files import CHOSEN, make_params, write_latency, write_run
 
 from stages import frontier as stage
 from stages.frontier import format_frontier, format_shrinking, list_files, list_published, list_timed, rank
-from stages.lib.figures.draw import write_png
 from stages.lib.results.rows import LayerMacs, ModelFile, RankedFile
 from stages.lib.results.times import TimedFile, read_times
 from stages.lib.storage.files import read_csv, read_json, write_bytes
 
-FILES = {"frontier.csv", "frontier.md", "frontier.png", "latency.csv", "latency.png", "macs.png", "shrinking.md"}
+FILES = {"frontier.csv", "frontier.md", "latency.csv", "shrinking.md"}
 
 
 @pytest.fixture(autouse=True)
 def run(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder with all that the stages before this one leave of two models, and no times; pictures are empty."""
+    """Is a folder with all that the stages before this one leave of two models, and no times."""
     monkeypatch.setattr(stage, "load_params", lambda **_: make_params())
-    monkeypatch.setattr(stage, "write_png", lambda path, *_, **__: write_bytes(path, b""))
     write_run()
     return tmp_dir
 
@@ -145,9 +143,7 @@ def test_the_macs_of_each_layer_stand_beside_the_times() -> None:
 # The stage
 
 
-def test_the_stage_writes_its_files_and_the_same_bytes_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "write_png", write_png)
-
+def test_the_stage_writes_its_files_and_the_same_bytes_again(run: Path) -> None:
     def read_written() -> dict[str, bytes]:
         stage.main()
         return {path.name: path.read_bytes() for path in (run / "data/frontier").iterdir()}

@@ -1,7 +1,9 @@
 import io
 import os
+import struct
 import time
 import tracemalloc
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +296,84 @@ def test_a_photo_is_turned_as_the_camera_was(tmp_path: Path, orientation: int, d
     assert read[dark].max() < 30
 
 
+def make_chunk(kind: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(kind + content)
+    return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", checksum)
+
+
+def make_segment(marker: bytes, content: bytes) -> bytes:
+    return b"\xff" + marker + struct.pack(">H", 2 + len(content)) + content
+
+
+def make_exif(kind: int, value: bytes) -> bytes:
+    """Makes EXIF that turns a photo by a quarter to the right, and has a resolution of a kind that is not its own."""
+    entries = struct.pack("<HHHLHH", 2, 0x112, 3, 1, 6, 0) + struct.pack("<HHLL", 0x11A, kind, 1, 38)
+    return b"II*\0\x08\0\0\0" + entries + b"\0\0\0\0" + value
+
+
+DOUBLE, SIGNED, TEXT = (12, struct.pack("<d", float("nan"))), (10, struct.pack("<ll", -1, 0)), (2, b"72 dpi\0\0")
+PNG_METADATA = [
+    make_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(2_000_000))),
+    make_chunk(b"tEXt", b"Comment\0some")[:-1] + b"?",
+    make_chunk(b"gAMA", b"\0"),
+    make_chunk(b"fcTL", b""),
+]
+JPEG_METADATA = [make_segment(marker, content) for marker, content in ((b"\xe0", b"JFIF"), (b"\xe2", b"MPF\0II"))]
+
+
+@pytest.mark.parametrize(("kind", "value"), [DOUBLE, SIGNED, TEXT])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_photo_is_turned_whatever_else_its_exif_holds(tmp_path: Path, kind: int, value: bytes, suffix: str) -> None:
+    photo = make_rectangle((40, 80), (0, 10, 0, 10))
+    path = save(tmp_path / f"x.{suffix}", photo, exif=b"Exif\0\0" + make_exif(kind, value))
+
+    read = read_photo(path)
+
+    assert read.shape == (80, 40, 3)
+    assert read[0, -1].max() < 30
+
+
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "after the pixels"])
+@pytest.mark.parametrize("metadata", PNG_METADATA, ids=["long", "bad checksum", "short", "no animation"])
+def test_metadata_of_a_png_do_not_decide(tmp_path: Path, metadata: bytes, place: int) -> None:
+    photo = make_rectangle((40, 80), (0, 10, 0, 10))
+    content = encode(photo, "PNG")
+    turn = make_chunk(b"eXIf", make_exif(*TEXT))
+    path = tmp_path / "x.png"
+    path.write_bytes(content[:33] + turn + content[33:place] + metadata + content[place:])
+
+    np.testing.assert_array_equal(read_photo(path), np.rot90(photo, -1))
+
+
+@pytest.mark.parametrize("metadata", [*JPEG_METADATA, make_segment(b"\xe1", b"Exif\0\0no EXIF at all")])
+def test_metadata_of_a_jpeg_do_not_decide(tmp_path: Path, metadata: bytes) -> None:
+    content = encode(make_rectangle((40, 80), (0, 10, 0, 10)), "JPEG")
+    sound, odd = tmp_path / "sound.jpg", tmp_path / "odd.jpg"
+    sound.write_bytes(content)
+    odd.write_bytes(content[:2] + metadata + content[2:])
+
+    np.testing.assert_array_equal(read_photo(odd), read_photo(sound))
+
+
+@pytest.mark.parametrize(
+    ("color", "bits", "levels"), [(0, 16, (1000,)), (2, 16, (1000, 2000, 3000)), (2, 8, (9, 8, 7)), (0, 8, (9,))]
+)
+def test_the_transparent_colour_of_a_png_is_white(
+    tmp_path: Path, color: int, bits: int, levels: tuple[int, ...]
+) -> None:
+    row = b"\0" + b"".join(level.to_bytes(bits // 8) for level in (0,) * len(levels) + 2 * levels)
+    chunks = {
+        b"IHDR": struct.pack(">LLBBBBB", 3, 2, bits, color, 0, 0, 0),
+        b"tRNS": b"".join(level.to_bytes(2) for level in levels),
+        b"IDAT": zlib.compress(2 * row),
+        b"IEND": b"",
+    }
+    path = tmp_path / "x.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(make_chunk(*chunk) for chunk in chunks.items()))
+
+    assert read_photo(path)[:, :, 0].tolist() == 2 * [[0, 255, 255]]
+
+
 def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("L", (8, 8), level) for level in (40, 200)]
     path = save(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])
@@ -376,20 +456,30 @@ def test_what_is_no_file_or_may_not_be_read_is_refused(tmp_path: Path, monkeypat
     monkeypatch.setattr(Image, "open", refuse)
 
     for name, found in {
-        "missing": "none: No such file or directory",
-        ".": "a folder",
-        "file/below": "none: Not a directory",
-        "pipe": "no regular file",
-        "file": "none: Permission denied",
+        "missing": "No such file or directory; expected a photo there",
+        ".": "expected an image in one of .*, found a folder; give a photo",
+        "file/below": "Not a directory; expected",
+        "pipe": "expected an image in one of .*, found no regular file; give a photo",
+        "file": "Permission denied; expected a photo there: check its path, and that it may be read",
     }.items():
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=f"^{found}"):
             read_photo(tmp_path / name)
-        assert str(caught.value).startswith("expected an image in one of ")
-        assert f", found {found}; give a photo" in str(caught.value)
 
 
 def refuse(*_: Any, **__: Any) -> None:
     raise PermissionError(13, "Permission denied")  # not by its mode: the superuser may read all
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_short_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    path = save(tmp_path / "x.png", draw(T_SHIRT))
+    monkeypatch.setattr(Image.Image, "convert", fail)
+
+    with pytest.raises(UserError, match=r"^memory is short to unpack it; make the photo smaller, or free"):
+        read_photo(path)
 
 
 def test_a_file_that_unpacks_to_too_much_is_refused_and_a_large_one_gives_no_warning(

@@ -37,9 +37,9 @@ def photos(tmp_path: Path) -> list[str]:
     return [str(tmp_path / name) for name in ("tall.png", "wide.jpg", "square.gif")]
 
 
-def run(*arguments: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str | Path, folder: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
     """Runs the tool as a user does."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run([*START, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -75,7 +75,7 @@ def test_a_photo_that_is_refused_is_an_error_and_the_others_are_answered(
     assert lines.stderr == answers.stderr
     folder, absent = lines.stderr.splitlines()
     assert folder.startswith(f"error: {given[1]}: expected an image in one of AVIF, BMP")
-    assert absent.startswith(f"error: {given[3]}: expected an image")
+    assert absent.startswith(f"error: {given[3]}: No such file or directory; expected a photo there")
     results = json.loads(answers.stdout)
     assert [result["file"] for result in results] == given
     assert [list(result)[1:] for result in results] == [["predictions"], ["error"]] * 2 + [["predictions"]]
@@ -106,19 +106,40 @@ def test_of_equals_the_one_with_the_lower_label_comes_first() -> None:
     assert [each["class"] for each in rank(np.array([0.2, 0.3, 0.2, 0.3]), "abcd")] == ["b", "d", "a"]
 
 
-def test_percent_has_one_decimal_and_a_name_that_is_no_text_is_escaped() -> None:
-    assert format_line("a\udcff", [{"class": "Bag", "probability": 0.5}]) == "a\\udcff: Bag 50.0 %"
+def test_percent_has_one_decimal_and_what_is_no_printable_text_is_escaped() -> None:
+    line = format_line("\u05d0\n\udcff", [{"class": "Bag\x1b[2J\u202e", "probability": 0.5}])
+
+    assert line == "\u05d0\\n\\udcff: Bag\\x1b[2J\\u202e 50.0 %"
 
 
-def test_an_error_is_one_line_whatever_the_name_of_the_file(model: Path, tmp_path: Path) -> None:
-    result = run("--model", model, tmp_path / "a\nb")
+def test_an_answer_and_an_error_are_a_line_whatever_the_name_of_the_file_which_json_keeps(
+    model: Path, photos: list[str], tmp_path: Path
+) -> None:
+    given = [str(Path(photos[0]).rename(tmp_path / "\u05d0\n$|<&>\"'\\#%\x1b")), str(tmp_path / "a\nb")]
 
-    assert (result.returncode, result.stdout) == (1, "")
-    assert len(result.stderr.splitlines()) == 1
-    assert "/a b: expected an image" in result.stderr
+    lines = run("--model", model, *given, PYTHONIOENCODING="ascii")
+    answers = run("--model", model, "--json", *given)
+
+    assert lines.returncode == answers.returncode == 1
+    assert lines.stdout.startswith(f"{tmp_path}/\\u05d0\\n$|<&>\"'\\#%\\x1b: Trouser ")
+    assert lines.stderr.startswith(f"error: {tmp_path}/a\\nb: No such file")
+    assert len(lines.stdout.splitlines()) == len(lines.stderr.splitlines()) == 1
+    assert [each["file"] for each in json.loads(answers.stdout)] == given
 
 
 # The model
+
+
+@pytest.mark.parametrize("arguments", [["--model", "", "a.png"], ["a.png", ""]])
+def test_an_empty_path_is_refused(arguments: list[str]) -> None:
+    result = run(*arguments)
+
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.endswith(": expected a path, got an empty one; is a variable not set?\n")
+
+
+def test_a_folder_is_no_model() -> None:
+    assert run("--model", "/", "a.png").stderr.startswith("error: /: a folder, no file; run `dvc pull`")
 
 
 def test_without_a_model_the_ways_to_get_it_are_named(tmp_path: Path, photos: list[str]) -> None:
@@ -204,6 +225,29 @@ def test_an_answer_takes_less_than_a_second_of_the_processor_without_tensorflow(
 
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1
     assert loaded.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("redirected", "answered", "said"),
+    [
+        (">&-", False, "error: stdout: closed; the answer could not be printed: send it elsewhere\n"),
+        (">/dev/full", False, "error: stdout: No space left on device; the answer could not be printed: send it"),
+        ("2>&-", True, ""),
+        ("2>/dev/full", True, ""),
+        ("<&- 2>&- >&-", False, ""),
+    ],
+)
+def test_a_stream_that_is_closed_or_full_takes_no_answer_from_the_other(
+    model: Path, photos: list[str], redirected: str, answered: bool, said: str
+) -> None:
+    command = ["sh", "-c", f'"$@" {redirected}', "sh", *START, "--model", str(model), photos[0], "absent.png"]
+
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert result.returncode == 1
+    assert result.stdout.count(": Trouser") == answered == len(result.stdout.splitlines())
+    assert result.stderr.startswith(said)
+    assert len(result.stderr.splitlines()) == bool(said)
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: list[str]) -> None:

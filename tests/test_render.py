@@ -15,7 +15,7 @@ from stages.lib.report.embed import embed_chart, embed_picture
 from stages.lib.report.render import format_text, make_environment, render
 from stages.lib.results.rows import LayerMacs
 
-HOSTILE = '<img src=x onerror="alert(1)">'
+HOSTILE = r'<img src=x onerror="alert(1)"> \q'
 
 
 def write_table(rows: list[dict[str, object]], marked: str = "", heat: tuple[float, float] | None = None) -> str:

@@ -29,7 +29,7 @@ from stages.lib.results.rows import (
     write_rows,
 )
 from stages.lib.results.times import RECORDED, StageTime, list_items, read_times
-from stages.lib.storage.files import read_json, write_bytes
+from stages.lib.storage.files import read_json, write_bytes, write_json
 from stages.lib.storage.variant import Variant
 from stages.tools import record_times
 
@@ -86,6 +86,9 @@ def test_exported_files_have_what_they_measure_and_the_cost_of_their_model() -> 
     assert (int8.val_accuracy, int8.gzip_size_bytes, int8.nonzero_macs) == (0.92, 900, 100_000)
     assert int8.path.read_bytes() == b"lamp-0.9 in int8"
     assert int8.variant == Variant("prune", "lamp", 0.9)
+    path = int8.path.parent / "metrics.json"
+    write_json(path, {key: value for key, value in read_json(path).items() if key != "int8_size_bytes"})  # left out
+    assert list(read_exported(pruned)) == [float32]
 
 
 def test_the_zeros_and_the_macs_of_layers_are_read_for_each_version() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from stages import report_uncaught
 from stages.lib.errors import UserError
 from stages.lib.running import runner
 from stages.lib.running.guard import hold_lock, name_lock
@@ -105,6 +106,41 @@ def test_ctrl_c_while_a_stage_still_imports_is_a_line_too(tmp_dir: Path) -> None
         _, shown = process.communicate(timeout=20)
 
     assert (process.returncode, shown) == (-signal.SIGINT, "interrupted: nothing was changed\n")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("import no_such_package.module", "error: no_such_package is not installed for "),
+        ("raise MemoryError", "error: memory is short; end other programs, or raise its limit"),
+        ("raise ImportError('x.so: failed to map segment from shared object')", "error: memory is short; end"),
+    ],
+)
+def test_what_the_user_can_mend_while_a_stage_still_imports_is_a_line_too(tmp_dir: Path, fault: str, said: str) -> None:
+    (tmp_dir / "numpy.py").write_text(fault)
+
+    result = subprocess.run(
+        [sys.executable, "-m", "stages.prepare"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_dir)},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith(said)
+
+
+def test_the_command_that_installs_is_that_of_the_readme_and_a_missing_stage_is_a_fault(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("stages.absent", "_sqlite3", "yaml"):
+        report_uncaught(ModuleNotFoundError, ModuleNotFoundError("No module", name=name), None)
+
+    *faults, line = capsys.readouterr().err.splitlines()
+    assert faults == ["ModuleNotFoundError: No module"] * 2
+    assert line.startswith("error: yaml is not installed for ")
+    assert f"\n{line.split('`')[-2]} && " in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), FileNotFoundError(2, "x"), OSError("x")])

@@ -117,6 +117,10 @@ def test_only_exported_files_can_be_shipped() -> None:
 
     assert read_files() == files[1:]
 
+    write_frontier(Path("data/frontier/frontier.csv"), files[:1], [])
+    with pytest.raises(UserError, match="expected at least one LiteRT file, got none"):
+        read_files()
+
 
 @pytest.mark.parametrize(
     ("accuracy", "chosen", "max_loss", "is_good"),

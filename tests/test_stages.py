@@ -24,6 +24,19 @@ def test_every_declared_output_is_written_and_no_other(finished: Path) -> None:
     assert undeclared - {"data/recorded_times.json"} == set()
 
 
+def test_a_users_settings_of_keras_and_matplotlib_change_no_model_and_no_picture(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras/keras.json").write_text('{"image_data_format": "channels_first", "floatx": "float16"}')
+    (tmp_path / "matplotlibrc").write_text("savefig.dpi: 50\ntext.usetex: True\n")
+    variables = {"KERAS_HOME": ".keras", "MPLCONFIGDIR": "", "MATPLOTLIBRC": "matplotlibrc"}
+    settings = [f"HOME={tmp_path}", *(f"{name}={tmp_path / path}" for name, path in variables.items())]
+    outputs = [copy / "data/train/tiny-none/model.h5", copy / "data/preview/none.png"]
+    before = [path.read_bytes() for path in outputs]
+    for stage in ("train tiny none", "preview none"):
+        run(copy, "env", *settings, "python", "-m", *f"stages.{stage}".split())
+    assert [path.read_bytes() for path in outputs] == before
+
+
 def test_second_repro_runs_nothing(finished: Path) -> None:
     assert "Data and pipelines are up to date" in dvc(finished, "repro")
 

@@ -41,7 +41,7 @@ from stages.lib.litert.runtime import predict_logits
 from stages.lib.network.metrics import compute_probabilities
 from stages.lib.storage.files import read_split
 from stages.tools.photo import decode_photo, prepare_photo
-from stages.tools.predict import MODEL, rank, read_card, read_classifier
+from stages.tools.predict import MODEL, check_given, escape, print_out, rank, read_card, read_classifier
 
 TEST = Path("data/prepare/test.npz")
 PAGE = Path(__file__).with_name("demo_page")
@@ -173,17 +173,22 @@ def main() -> None:
         "python -m stages.tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--port", type=int, default=8000, help="default %(default)s; 0: any")
-    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
+    parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     arguments = parser.parse_args()
 
-    card = read_card(arguments.model, name=str, precision=str, test_accuracy=float)
-    interpreter = read_classifier(arguments.model, card, batch_size=1)
+    model = Path(arguments.model)
+    card = read_card(model, name=str, precision=str, test_accuracy=float)
+    interpreter = read_classifier(model, card, batch_size=1)
     with listen(arguments.port) as opened:
         port = opened.getsockname()[1]
         app = build_app(interpreter, card, examples=read_examples(TEST), hosts=list_hosts(port))
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # faults, not requests
         server = make_server(HOST, port, app, threaded=True, fd=opened.fileno())
-        print(f"http://{HOST}:{port} shows {card['name']}, {card['precision']}; Ctrl-C ends it", flush=True)
+        shown = escape(f"{card['name']}, {card['precision']}")
+        try:
+            print_out(f"http://{HOST}:{port} shows {shown}; Ctrl-C ends it\n")
+        except UserError as error:  # the page answers all the same
+            print(f"error: {error}", file=sys.stderr)
         server.serve_forever()
 
 
@@ -192,4 +197,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {escape(str(error))}")

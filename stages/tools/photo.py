@@ -7,14 +7,16 @@ And the background may be of any colour: a pixel's value is its distance from th
 published negative, and on black leaves an image as it is.
 """
 
+import io
 import math
 import os
 import warnings
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from stages.lib.errors import UserError
 
@@ -34,6 +36,17 @@ TRIM_TOLERANCE = 0.05 * 255
 NOISE_DEVIATIONS = 5
 """Distance, in median absolute deviations of the frame from its median, up to which a pixel is the background's."""
 
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a photo upright, by its EXIF orientation."""
+
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R BT.601."""
 
@@ -50,7 +63,7 @@ def read_photo(path: Path) -> np.ndarray:
         with path.open("rb") as file:
             return decode_photo(file)
     except OSError as error:
-        raise _refusal(f"none: {error.strerror}") from error
+        raise UserError(f"{error.strerror}; expected a photo there: check its path, and that it may be read") from error
 
 
 def _refusal(found: str) -> UserError:
@@ -73,25 +86,71 @@ def decode_photo(file: BinaryIO) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of sizes that are large but not refused
-            with Image.open(file, formats=FORMATS) as image:
-                return _to_rgb(image)
+            return _open(file)
     except Image.DecompressionBombError as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UserError(f"expected at most {limit:,} pixels, found more; make the photo smaller") from error
     except Exception as error:  # on damaged files Pillow's readers raise whatever they run into
         if isinstance(error, OSError) and error.errno:
             raise
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            raise UserError(
+                "memory is short to unpack it; make the photo smaller, or free memory (see `ulimit -v`)"
+            ) from error
         if file.seek(0, os.SEEK_END) == 0:
             raise _refusal("an empty file") from error
         is_other = isinstance(error, UnidentifiedImageError)
         raise _refusal("another file" if is_other else f"a damaged one ({error})") from error
 
 
+def _open(file: BinaryIO) -> np.ndarray:
+    """Unpacks an image; where its metadata stop Pillow, without them."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return _to_rgb(image)
+    except (MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception:
+        file.seek(0)
+        bare = drop_metadata(file.read())
+        if not bare:
+            raise
+    with Image.open(io.BytesIO(bare), formats=FORMATS) as image:
+        return _to_rgb(image)
+
+
+def drop_metadata(content: bytes) -> bytes:
+    """Drops from a JPEG or PNG what its pixels do not need, but for a sound orientation; of other files, all."""
+    kept, at = [], 0
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        kept, at = [content[:8]], 8
+        while chunk := content[at : at + 12 + int.from_bytes(content[at : at + 4])]:
+            is_sound = zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+            if chunk[4:5].isupper() or (is_sound and chunk[4:8] in (b"tRNS", b"eXIf")):
+                kept.append(chunk)
+            at += len(chunk)
+    elif content.startswith(b"\xff\xd8"):
+        kept, at = [content[:2]], 2
+        while (marker := content[at : at + 2]) > b"\xff" and marker != b"\xff\xda":  # up to the pixels
+            segment = content[at : at + 2 + int.from_bytes(content[at + 2 : at + 4])]
+            is_application = b"\xff\xe0" <= marker <= b"\xff\xef"
+            if not is_application or (marker[1:] in b"\xe0\xe1\xee" and len(segment) >= 16):  # JFIF, EXIF, Adobe
+                kept.append(segment)
+            at += len(segment)
+        kept.append(content[at:])
+    return b"".join(kept)
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
     image.draft(None, (PHOTO_SIZE_PX, PHOTO_SIZE_PX))  # a large JPEG is unpacked at a fraction of its size
-    image = ImageOps.exif_transpose(image)
+    has_16_bits = any("16" in str(tile[3]) for tile in getattr(image, "tile", []))
+    image.load()
+    image = _turn(image)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, tuple):  # a PNG's colour, of which Pillow keeps 16 bits and of the pixels 8
+        image.info["transparency"] = tuple(level >> 8 if has_16_bits else level & 255 for level in transparent)
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bit(image)
+        image = _to_8_bit(image, transparent)
     image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     image.thumbnail((PHOTO_SIZE_PX, PHOTO_SIZE_PX), Image.Resampling.LANCZOS)
     if image.mode == "RGBA":
@@ -99,12 +158,26 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales levels of more than 8 bits: 16 bits by their range, others, whose range no file says, by what occurs."""
+def _turn(image: Image.Image) -> Image.Image:
+    """Turns a photo as its EXIF says, where that can be read. `ImageOps.exif_transpose` fails where it is odd."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever Pillow runs into
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8_bit(image: Image.Image, transparent: object) -> Image.Image:
+    """Scales levels of more than 8 bits: 16 bits by their range, others, whose range no file says, by what occurs.
+
+    A PNG's transparent level, if it has one, becomes white.
+    """
     levels = np.asarray(image).astype(np.float32)  # and in place: a photo may have 179 million pixels
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else (float(levels.min()), float(levels.max()))
     if not math.isfinite(high - low):
         raise ValueError("levels that are no finite numbers")
+    if isinstance(transparent, int):
+        levels[levels == transparent] = high
     levels -= low
     levels /= max(high - low, 1e-12) / 255
     return Image.fromarray(np.rint(levels, out=levels).clip(0, 255, out=levels).astype(np.uint8))

@@ -13,6 +13,7 @@ that is refused is a line on stderr and an exit status of 1; the others are answ
 """
 
 import argparse
+import errno
 import json
 import signal
 import sys
@@ -43,10 +44,10 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     Raises:
         UserError: if the model or the .json is missing, that lacks a key, or it is of another model.
     """
-    path = model.with_suffix(".json")
+    path = model.parent / f"{model.stem}.json"
     for needed in (model, path):
         if not needed.is_file():
-            raise UserError(f"{needed}: not found; {REMEDY}")
+            raise UserError(f"{needed}: {'a folder, no file' if needed.is_dir() else 'not found'}; {REMEDY}")
     card = read_json(path)
     for key, kind in {"sha256": str, "class_names": list, "image_size_px": int, **more}.items():
         if not isinstance(card.get(key), kind):
@@ -69,7 +70,7 @@ def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np
         try:
             images[photo] = prepare_photo(read_photo(Path(photo)), image_size_px)
         except UserError as error:
-            errors[photo] = " ".join(f"{photo}: {error}".splitlines())
+            errors[photo] = f"{photo}: {error}"
     return images, errors
 
 
@@ -112,6 +113,26 @@ def rank(probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str
     return [{"class": class_names[label], "probability": round(float(probabilities[label]), 6)} for label in labels]
 
 
+def check_given(path: str) -> str:
+    """Returns a path of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is empty: `Path` would make the working directory of it.
+    """
+    if not path:
+        raise argparse.ArgumentTypeError("expected a path, got an empty one; is a variable not set?")
+    return path
+
+
+def escape(text: str) -> str:
+    r"""Writes what a terminal does not show as a character, a line break for one, as it is written in Python.
+
+    >>> escape("Größe 1\n\x1b[31m")
+    'Größe 1\\n\\x1b[31m'
+    """
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def format_line(photo: str, predictions: Sequence[dict[str, Any]]) -> str:
     """Writes an answer as a line.
 
@@ -119,8 +140,21 @@ def format_line(photo: str, predictions: Sequence[dict[str, Any]]) -> str:
     'a.png: Bag 97.5 %'
     """
     shares = [f"{each['class']} {100 * each['probability']:.1f} %" for each in predictions]
-    name = photo.encode(errors="backslashreplace").decode()  # a name need not be text
-    return f"{name}: {', '.join(shares)}"
+    return escape(f"{photo}: {', '.join(shares)}")
+
+
+def print_out(text: str) -> None:
+    """Prints on stdout, now.
+
+    Raises:
+        UserError: if that is closed or full.
+    """
+    try:
+        if sys.__stdout__ is None:
+            raise OSError(errno.EBADF, "closed")
+        print(text, end="", flush=True)
+    except OSError as error:
+        raise UserError(f"stdout: {error.strerror}; the answer could not be printed: send it elsewhere") from error
 
 
 def main() -> None:
@@ -128,26 +162,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m stages.tools.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="image file of one garment on a plain background")
-    parser.add_argument("--model", metavar="PATH", type=Path, default=MODEL, help="LiteRT file; default %(default)s")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=check_given, help="one garment on plain background")
+    parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     arguments = parser.parse_args()
 
-    card = read_card(arguments.model)
+    model = Path(arguments.model)
+    card = read_card(model)
     images, errors = read_photos(arguments.photos, card["image_size_px"])
-    answers = classify(arguments.model, card, list(images.values()))
+    answers = classify(model, card, list(images.values()))
     predictions = dict(zip(images, answers, strict=True))
     if arguments.json:
         results = [
             {"file": photo} | ({"error": errors[photo]} if photo in errors else {"predictions": predictions[photo]})
             for photo in arguments.photos
         ]
-        print(json.dumps(results, indent=2, allow_nan=False))
+        print_out(json.dumps(results, indent=2, allow_nan=False) + "\n")
     else:
         lines = [format_line(photo, predictions[photo]) for photo in arguments.photos if photo in predictions]
-        print("".join(f"{line}\n" for line in lines), end="", flush=True)
+        print_out("".join(f"{line}\n" for line in lines))
     for error in errors.values():
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {escape(error)}", file=sys.stderr)
     sys.exit(1 if errors else 0)
 
 
@@ -157,4 +192,4 @@ if __name__ == "__main__":
     try:
         main()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {escape(str(error))}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import vl_convert
 
+from stages.lib.figures.labels import place_labels
 from stages.lib.storage.files import write_bytes
 
 CHARTS = Path(__file__).parent / "charts"
@@ -71,8 +72,8 @@ def fill_chart(
         columns: of panels beside each other, in place of the specification's.
     """
     text = (CHARTS / f"{chart}.json").read_text(encoding="utf-8")
-    for anchor, value in (("TITLE", title), ("X", x), ("X_LABEL", x_label)):
-        text = text.replace(f"<DVC_METRIC_{anchor}>", json.dumps(value)[1:-1])
+    anchors = {"TITLE": title, "X": x, "X_LABEL": x_label}
+    text = re.sub("<DVC_METRIC_(TITLE|X|X_LABEL)>", lambda anchor: json.dumps(anchors[anchor[1]])[1:-1], text)
     filled: dict[str, Any] = json.loads(text)
     cells = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     filled["data"] = {"values": cells}
@@ -91,17 +92,22 @@ def draw_svg(chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **o
 
     Args are those of `fill_chart`. Each mark has an `aria-label` that says its values.
     """
-    return str(vl_convert.vegalite_to_svg(fill_chart(chart, rows, title, **options), vl_version=VEGA_LITE, config=LOOK))
+    return _draw(fill_chart(chart, rows, title, **options), LOOK)
 
 
 def write_png(path: Path, chart: str, rows: Sequence[Mapping[str, Any]], title: str = "", **options: Any) -> None:
     """Writes what `fill_chart` fills as PNG on an opaque ground, which can be read on a light and on a dark page."""
     spec, look = (_fix_colors(part) for part in (fill_chart(chart, rows, title, **options), LOOK))
-    write_bytes(path, vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, config=look, scale=PNG_SCALE))
+    write_bytes(path, vl_convert.svg_to_png(_draw(spec, look), scale=PNG_SCALE))
+
+
+def _draw(spec: dict[str, Any], look: dict[str, Any]) -> str:
+    return place_labels(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=look))
 
 
 def _fix_colors(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts colors in place of those that only a page has."""
-    text = json.dumps(spec).replace("currentColor", INK).replace("transparent", PAPER)
+    """Puts colors in place of those that only a page has; titles and rows are data, and stay as they are."""
+    data = {key: spec[key] for key in ("data", "title") if key in spec and "$schema" in spec}
+    text = json.dumps({**spec, **dict.fromkeys(data)}).replace("currentColor", INK).replace("transparent", PAPER)
     fixed: dict[str, Any] = json.loads(re.sub(r"var\(--\w+, (#\w+)\)", r"\1", text))
-    return fixed
+    return fixed | data

@@ -40,4 +40,5 @@ def embed_chart(chart: str, rows: Sequence[Any], summary: str, **options: Any) -
     values = [row if isinstance(row, Mapping) else asdict(row) for row in rows]
     svg = draw_svg(chart, values, **{"width": CHART_WIDTH, **options})
     opening = f'<svg class="chart" role="img" aria-label="{escape(summary)}"'
-    return Markup(re.sub(r'^<svg([^>]*?) class="marks"', lambda match: opening + match[1], svg, count=1))  # noqa: S704  (Vega escapes)
+    named = re.sub(r'^<svg([^>]*?) class="marks"', lambda found: f"{opening}{found[1]}", svg, count=1)
+    return Markup(named)  # noqa: S704  (Vega escapes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
 from stages.lib.results.published import STUDY_CHOICE
-from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile
+from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile, mark_shipped
 from stages.lib.results.times import NOT_VERSIONS
 
 Rows = list[dict[str, Any]]
@@ -142,9 +142,7 @@ def list_files(files: Sequence[RankedFile], published: Sequence[PublishedModel],
 
 def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
     """Lists results for a chart that shows which of them is shipped."""
-    wanted = (shipped["name"], shipped["precision"], "tflite")
-    points = [row if isinstance(row, dict) else asdict(row) for row in rows]
-    return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in points]
+    return mark_shipped([row if isinstance(row, dict) else asdict(row) for row in rows], shipped)
 
 
 def find_ms(times: Times, kind: str, name: str, precision: str) -> float | None:

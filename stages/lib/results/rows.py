@@ -202,11 +202,12 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
 
 
 def read_exported(model: ModelFile) -> Iterator[ModelFile]:
-    """Reads the LiteRT files of the model of a Keras file, one a precision."""
+    """Reads the LiteRT files of the model of a Keras file, one a precision, but for those that export left out."""
     measured = read_json(model.variant.exported / "metrics.json")
     for precision in PRECISIONS:
-        values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
-        yield replace(model, format="tflite", precision=precision, **values)
+        if f"{precision}_size_bytes" in measured:
+            values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
+            yield replace(model, format="tflite", precision=precision, **values)
 
 
 def list_variants(source: str, ways: Sequence[str], targets: Sequence[float]) -> list[Variant]:
@@ -263,6 +264,12 @@ def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:
     rows = read_csv(path)
     ours = _parse(RankedFile, (row for row in rows if row["kind"] != "published"))
     return ours, _parse(PublishedModel, (row for row in rows if row["kind"] == "published"))
+
+
+def mark_shipped(rows: Sequence[Mapping[str, Any]], shipped: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tells of each file, for a chart, whether it is the one that data/ship/model.json describes."""
+    wanted = (shipped["name"], shipped["precision"], "tflite")
+    return [{**row, "is_shipped": (row["name"], row["precision"], row.get("format")) == wanted} for row in rows]
 
 
 def _parse(row_type: type[Row], rows: Iterable[Mapping[str, Any]]) -> list[Row]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from stages.lib.errors import UserError
+from stages.lib.running.git import check_commits
 
 RUNNING = Path("data/running")
 """A file for each stage that ever ran here, locked while it runs. Neither outputs nor inputs of any stage."""
@@ -63,6 +64,17 @@ def find_dvc() -> psutil.Process | None:
             if parent.name() not in SHELLS and (parent.pid != 1 or any("dvc" in word for word in parent.cmdline())):
                 return parent
     raise UserError("the `dvc` that started this stage has ended; run `dvc repro` again")
+
+
+def check_experiment() -> None:
+    """Checks, where `dvc exp run --temp` or `--queue` made this folder, that it can take the experiment back.
+
+    Raises:
+        UserError: if it could not, and would say nothing.
+    """
+    origin = Path(os.environ.get("DVC_ROOT", "."))  # the user's clone, says dvc
+    if origin.resolve() != Path.cwd():
+        check_commits(origin)
 
 
 def end_with(parent: psutil.Process) -> None:

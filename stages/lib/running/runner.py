@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from stages.lib.errors import UserError
-from stages.lib.running.guard import end_with, find_dvc, hold_lock, name_lock
+from stages.lib.running.guard import check_experiment, end_with, find_dvc, hold_lock, name_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
 
@@ -35,6 +35,7 @@ def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: Tru
     try:
         if dvc := find_dvc():
             end_with(dvc)
+            check_experiment()
         if writes():
             with hold_lock(name_lock(stage), stage):
                 main()

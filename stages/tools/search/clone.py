@@ -20,11 +20,14 @@ from typing import Any
 
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
+from stages.lib.running.git import check_commits, git_environment
 from stages.lib.storage.files import read_arrays, read_json
 
 FOLDER = Path(".dvc/tmp/search")  # holds the clones of the trials that run; ignored by Git and DVC
 INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")  # what a trial takes from the commit
 TARGET = "select_model"
+GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=always")
+"""Git without what a user's settings may do to clones: a hook, say, could refuse a trial after its training."""
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,36 @@ def run(program: str, *arguments: str, folder: Path = Path()) -> str:
     """Runs git or dvc in `folder`; returns what it printed.
 
     Raises:
-        UserError: if it fails, with the last line that it printed.
+        UserError: if it fails, with the line that says why.
     """
-    command = [sys.executable, "-m", program] if program == "dvc" else [program]
-    result = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True)
+    command = [sys.executable, "-m", program] if program == "dvc" else GIT
+    result = subprocess.run([*command, *arguments], cwd=folder, env=git_environment(), capture_output=True, text=True)
     if result.returncode:
-        raise UserError(f"{program} {arguments[0]}: {_last_line(result.stderr)}")
+        raise UserError(f"{program} {arguments[0]}: {find_reason(result.stderr)}")
     return result.stdout.strip()
 
 
-def _last_line(text: str) -> str:
-    lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "failed without a word"
+def find_reason(text: str) -> str:
+    r"""Finds the line that says why a program failed, which need not be its last one: dvc ends with an offer of help.
+
+    >>> find_reason("ERROR: no space left\n\nHaving any troubles? Hit us up!")
+    'no space left'
+    """
+    errors = re.findall(r"^(?:error|fatal): (.*)$", text, re.MULTILINE | re.IGNORECASE)
+    lines = [*errors[:1], *text.strip().splitlines()[-1:], "failed without a word"]
+    return lines[0].strip()
 
 
 def open_repository() -> Repository:
     """Checks that trials can be made of the repository in the working directory.
 
     Raises:
-        UserError: if it is none of Git and DVC, it has changes that trials would not see, or the images are not in the
-            DVC cache.
+        UserError: if it is none of Git and DVC, it lacks a part of its history, it has changes that trials would not
+            see, or the images are not in the DVC cache.
     """
     if not (Path(".git").exists() and Path(".dvc").is_dir()):
         raise UserError("no Git and DVC repository here; run this from the top of the clone")
+    _check_history()
     if changed := run("git", "status", "--porcelain", "--", *INPUTS).splitlines():
         names = ", ".join(line.split(maxsplit=1)[1] for line in changed)
         raise UserError(
@@ -70,6 +80,15 @@ def open_repository() -> Repository:
     cache = run("dvc", "cache", "dir")
     _check_images(Path(cache))
     return Repository(commit=run("git", "rev-parse", "HEAD"), cache=cache)
+
+
+def _check_history() -> None:
+    """Checks that all of the history is here: else a trial's clone is not whole, and its experiment may be lost."""
+    check_commits(Path())
+    if "\n?" in run("git", "rev-list", "--objects", "--missing=print", "HEAD"):
+        raise UserError(
+            "this clone lacks old files, as after `git clone --filter`; run `git fetch --refetch --no-filter`"
+        )
 
 
 def _check_images(cache: Path) -> None:
@@ -87,14 +106,17 @@ def make_clone(repository: Repository, clone: Path) -> None:
     """Makes the clone of a trial anew, without the images, which dvc takes from the cache."""
     remove_clone(clone)
     clone.parent.mkdir(parents=True, exist_ok=True)
-    run("git", "clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
+    without_hooks = ("--template=", "--config", "core.hooksPath=/dev/null")  # also where dvc runs in it
+    run("git", "clone", "--quiet", "--shared", "--no-checkout", *without_hooks, ".", str(clone))
     run("git", "checkout", "--quiet", "--detach", repository.commit, folder=clone)
     for key in ("user.name", "user.email"):  # of the author of experiments; this repository may have its own
         if value := run("git", "config", "--get", "--default", "", key):
             run("git", "config", key, value, folder=clone)
     with suppress(FileNotFoundError):
         shutil.copy2(".dvc/config.local", clone / ".dvc/config.local")
-    run("dvc", "cache", "dir", "--local", "--quiet", repository.cache, folder=clone)
+    # As a relative path: dvc writes ASCII alone, which the name of a folder around this one need not be.
+    cache = os.path.relpath(Path(repository.cache).resolve(), clone.resolve())
+    run("dvc", "cache", "dir", "--local", "--quiet", cache, folder=clone)
 
 
 def remove_clone(clone: Path) -> None:
@@ -120,7 +142,7 @@ def start_training(clone: Path, values: Mapping[str, Any]) -> subprocess.Popen[b
     """
     options = [word for key, value in values.items() for word in ("--set-param", f"{key}={json.dumps(value)}")]
     launcher = [sys.executable, "-P", str(Path(__file__).with_name("attached.py")), str(os.getpid())]
-    environment = os.environ | {
+    environment = git_environment() | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `python` in the commands of the stages
         "DVC_SITE_CACHE_DIR": str(clone.absolute() / ".dvc/tmp/site"),  # else a folder in /var/tmp outlives the clone
     }
@@ -162,9 +184,7 @@ def read_accuracy(clone: Path) -> float:
 
 def read_failure(clone: Path) -> str:
     """Reads the line that says why a trial failed."""
-    text = log_path(clone).read_text(encoding="utf-8", errors="replace")
-    errors = re.findall(r"^error: (.*)$", text, re.MULTILINE | re.IGNORECASE)
-    return errors[0] if errors else _last_line(text)
+    return find_reason(log_path(clone).read_text(encoding="utf-8", errors="replace"))
 
 
 def find_experiment(repository: Repository, clone: Path) -> tuple[str, str]:
@@ -176,9 +196,10 @@ def find_experiment(repository: Repository, clone: Path) -> tuple[str, str]:
 def keep_experiment(ref: str, clone: Path) -> None:
     """Puts the experiment of a finished trial into this repository.
 
-    It replaces one of the same name, which a study left that was removed since.
+    It replaces one of the same name, which a study left that was removed since. Fetched, not pushed: a push would ask
+    the user's hooks, which `git` does not let its sender switch off.
     """
-    run("git", "push", "--quiet", "origin", f"+{ref}:{ref}", folder=clone)
+    run("git", "fetch", "--quiet", "--no-tags", "--no-prune", "--no-write-fetch-head", str(clone), f"+{ref}:{ref}")
 
 
 def has_experiment(name: str, commit: str) -> bool:
