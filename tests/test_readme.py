@@ -10,6 +10,8 @@ import pytest
 import yaml
 from pipeline import GUIDES, ROOT, read_block
 
+from stages.lib.results.tables import escape_markdown
+
 TEXTS = {guide: (ROOT / guide).read_text() for guide in GUIDES}
 GENERATED = re.compile(r"<!-- generated: ([^\s:]+)(?:: (.+?))? -->\n(.*?)<!-- end -->\n", re.DOTALL)
 LINKS = [(guide, link) for guide, text in TEXTS.items() for link in re.findall(r"\]\(([^)]+)\)", text)]
@@ -44,7 +46,7 @@ def fill(text: str, read: Callable[[str], str]) -> str:
         path, key, _ = match.groups()
         content = read(path)
         if key:
-            content = json.loads(content)[key] + "\n"
+            content = escape_markdown(json.loads(content)[key]) + "\n"
         elif path == "dvc.yaml":
             content = format_dependents(content)
         return f"<!-- generated: {path}{f': {key}' if key else ''} -->\n{content}<!-- end -->\n"

@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 from stages.lib.report.answers import percent
 from stages.lib.report.tables import NOT_MEASURED
 from stages.lib.results import published
+from stages.lib.results.tables import escape_markdown
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -47,7 +48,7 @@ def format_text(sentences: str) -> Markup:
 
 
 def make_environment() -> Environment:
-    """Makes what fills templates: HTML is escaped, Markdown is not, and a name that is missing is an error."""
+    """Makes what fills templates: HTML is escaped, Markdown where it says so; what is missing is an error."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html"]),
@@ -57,7 +58,7 @@ def make_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["published"] = published
-    environment.filters |= {"number": format_number, "text": format_text}
+    environment.filters |= {"number": format_number, "text": format_text, "markdown": escape_markdown}
     return environment
 
 

@@ -1,5 +1,6 @@
 """Results as Markdown tables, beside what the study published. No TensorFlow."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,15 +9,25 @@ from stages.lib.results.rows import UNDER, ModelFile
 from stages.lib.results.times import NOT_VERSIONS, StageTime
 
 
+def escape_markdown(text: str) -> str:
+    r"""Escapes a name or sentence, which becomes one line, so that Markdown shows it as it is.
+
+    >>> escape_markdown("a|b_c")
+    'a\\|b\\_c'
+    """
+    return re.sub(r"([\\`*_\[\]<>&|~$#]|:(?=\w))", r"\\\1", " ".join(text.split()))
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Writes a Markdown table: the first column to the left, the others to the right.
+    """Writes a Markdown table of plain texts: the first column to the left, the others to the right.
 
     >>> print(format_table(["model", "size"], [["dense", "3"]]), end="")
     | model | size |
     | --- | ---: |
     | dense | 3 |
     """
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    escaped = [[escape_markdown(cell) for cell in line] for line in (header, *rows)]
+    lines = [escaped[0], ["---", *["---:"] * (len(header) - 1)], *escaped[1:]]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -88,7 +99,7 @@ def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTim
     minutes, peak_mib = sum(row.seconds for row in timing) / 60, max(row.peak_memory_mib for row in timing)
     return (
         f"Seed {seed}, trained on {environment['date']}; {versions}.\n"
-        f"On {environment['num_cpus']} cores ({environment['cpu']}), trained in {environment['policy']}, "
-        f"the stages took {minutes:.1f} minutes, each in its last run{shares}; the largest held {peak_mib:,} MiB of "
-        "memory.\n"
+        f"On {environment['num_cpus']} cores ({escape_markdown(environment['cpu'])}), trained in "
+        f"{environment['policy']}, the stages took {minutes:.1f} minutes, each in its last run{shares}; "
+        f"the largest held {peak_mib:,} MiB of memory.\n"
     )
