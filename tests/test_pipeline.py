@@ -13,11 +13,14 @@ import grimp
 import pytest
 import yaml
 
+from stages.lib.running.followers import list_shown
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DEPENDENCIES: list[str] = PYPROJECT["project"]["dependencies"]
 DEV_DEPENDENCIES: list[str] = PYPROJECT["dependency-groups"]["dev"]
-STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__"}
 IMPORTS = grimp.build_graph("stages", cache_dir=None)
 NEVER_CHANGE_OUTPUTS = {"errors", "params", "running"}
@@ -102,6 +105,13 @@ def test_stage_writes_only_into_its_own_folder_and_git_ignores_what_dvc_caches(s
         example = path.replace("${key}", "third-flip")
         ignored = subprocess.run(["git", "check-ignore", "-q", example], cwd=ROOT).returncode == 0
         assert ignored == options.get("cache", True), path
+
+
+def test_what_dvc_shows_of_the_whole_run_is_in_git_so_that_removing_it_hides_it() -> None:
+    shown = list_shown(PIPELINE)
+    assert {"data/compare/metrics.json", "data/compare/curves.csv", "data/compare/distortions.png"} <= shown
+    for path in shown:  # DVC would find one that it caches by dvc.lock
+        assert list_outputs(path.split("/")[1])[path]["cache"] is False, path
 
 
 def test_only_stages_of_final_numbers_depend_on_the_test_images() -> None:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from stages.lib.errors import UserError
 from stages.lib.running import runner
 from stages.lib.running.guard import hold_lock, name_lock
 from stages.lib.running.runner import name_stage, run_stage
+from stages.lib.storage.files import write_bytes
 
 ROOT = Path(__file__).parents[1]
 SECOND_WORKER = {"cluster": {"worker": ["host0:1", "host1:1"]}, "task": {"type": "worker", "index": 1}}
@@ -293,3 +295,46 @@ def test_a_stage_that_dvc_runs_is_watched_and_another_one_is_not(monkeypatch: py
         run_stage(do_nothing)
 
     assert watched == [psutil.Process()]
+
+
+# Numbers of later stages
+
+
+@pytest.mark.parametrize(
+    ("arguments", "is_kept"),
+    [
+        (["stages/train.py", "third", "none"], {"select_model": False, "frontier": False, "compare": False}),
+        (["stages/select_model.py"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/prune.py", "lamp"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/ship.py"], {"select_model": True, "frontier": True, "compare": False}),
+        (["stages/report.py"], {"select_model": True, "frontier": True, "compare": True}),
+    ],
+)
+def test_numbers_of_stages_that_follow_are_removed_and_no_others(
+    arguments: list[str], is_kept: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    numbers = {
+        "select_model": ["metrics.json"],
+        "frontier": ["frontier.csv"],
+        "compare": ["metrics.json", "curves.csv"],
+    }
+    files = [Path("data", stage, name) for stage, names in numbers.items() for name in names]
+    for path in [*files, Path("data/compare/grid.md")]:
+        write_bytes(path, b"of an earlier model")
+
+    run_stage(do_nothing)
+
+    assert [path.exists() for path in files] == [is_kept[path.parent.name] for path in files]
+    assert Path("data/compare/grid.md").exists()
+
+
+def test_stage_that_fails_removes_no_numbers() -> None:
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    write_bytes(Path("data/compare/metrics.json"), b"of the model that still is there")
+
+    with pytest.raises(SystemExit):
+        run_stage(failing(UserError("train.epochs: got 0")))
+
+    assert Path("data/compare/metrics.json").exists()

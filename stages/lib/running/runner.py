@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from stages.lib.errors import UserError
+from stages.lib.running.followers import remove_outdated
 from stages.lib.running.guard import check_experiment, end_with, find_dvc, hold_lock, name_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
@@ -20,7 +21,7 @@ ERRORS_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, 
 
 
 def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: True) -> None:
-    """Runs a stage and records what it took.
+    """Runs a stage, records what it took, and removes the numbers of later stages, which belong to earlier outputs.
 
     One process at a time runs a stage, and none outlives the `dvc` that started it. A `UserError`, a disk that is full
     or may not be written, or Ctrl-C becomes one line on stderr and a non-zero exit status; any other exception is a
@@ -39,6 +40,7 @@ def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: Tru
         if writes():
             with hold_lock(name_lock(stage), stage):
                 main()
+                remove_outdated(stage.partition("@")[0])
                 write_timing(stage)
         else:
             main()
