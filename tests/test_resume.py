@@ -17,7 +17,7 @@ import pytest
 import yaml
 from pipeline import compute_checksums, dvc, edit_params, make_clone
 
-NUM_KILLS = 20
+NUM_KILLS = 10
 STAGE = "train@tiny-strong"
 TRAIN = [sys.executable, "-m", "stages.train", "tiny", "strong"]
 
