@@ -338,3 +338,25 @@ def test_stage_that_fails_removes_no_numbers() -> None:
         run_stage(failing(UserError("train.epochs: got 0")))
 
     assert Path("data/compare/metrics.json").exists()
+
+
+def test_a_stage_that_has_done_its_work_succeeds_whatever_became_of_the_pipeline_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["stages/train.py", "third", "none"])
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    Path("data/compare/metrics.json").mkdir(parents=True)  # nothing that can be removed as a file
+
+    run_stage(lambda: write_bytes(Path("dvc.yaml"), b"stages: [half"))
+
+    assert (
+        "data/compare/metrics.json: belongs to an earlier run, but cannot be removed: Is a dir"
+        in capsys.readouterr().err
+    )
+    assert Path("data/timing/train@third-none.json").exists()
+
+
+def test_a_broken_pipeline_ends_a_stage_before_its_work() -> None:
+    Path("dvc.yaml").write_text("stages: [half")
+    with pytest.raises(SystemExit, match=r"dvc\.yaml"):
+        run_stage(failing(AssertionError("it has begun")))

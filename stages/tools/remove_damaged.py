@@ -8,11 +8,9 @@ cache, and `dvc push` sends it again to the remote.
 
 import argparse
 import json
-import re
 import signal
 import sys
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
@@ -21,7 +19,7 @@ from dvc_data.hashfile.hash import file_md5
 from tqdm import tqdm
 
 from stages.lib.errors import UserError
-from stages.tools.passwords import ENCODED, hide
+from stages.tools.passwords import ENCODED, hide, list_secrets
 
 
 def find_damaged(store: HashFileDB) -> list[str]:
@@ -73,12 +71,6 @@ def remove_damaged(store: HashFileDB, place: str) -> list[str]:
             "and written, and try again: what was removed stays removed"
         ) from error
     return damaged
-
-
-def list_secrets(settings: Mapping[str, Any]) -> list[str]:
-    """Lists what the settings of a remote hold that nobody may see."""
-    kinds = "pass|secret|token|account_key|connection_string"
-    return [text for key, text in settings.items() if re.search(kinds, key) and isinstance(text, str)]
 
 
 def main() -> None:

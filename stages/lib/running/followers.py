@@ -6,7 +6,8 @@ says nothing, and `dvc repro` makes it again.
 """
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,34 @@ def list_followers(stages: Mapping[str, Mapping[str, Any]], stage: str) -> list[
 
 
 def list_shown(pipeline: Mapping[str, Any]) -> set[str]:
-    """Lists the files that DVC shows of a whole run: metrics of stages, and what the plots of dvc.yaml are made of."""
-    metrics = [path for stage in pipeline["stages"].values() for metric in stage.get("metrics", []) for path in metric]
-    plots = [plot for entry in pipeline["plots"] if isinstance(entry, dict) for plot in entry.values()]
-    images = [entry for entry in pipeline["plots"] if isinstance(entry, str)]
-    return {*metrics, *images, *(path for plot in plots for path in plot["y"])}
+    """Lists the files that DVC shows of a whole run: metrics of stages, and what the plots of dvc.yaml are made of.
+
+    >>> plots = ["a.png", {"b.csv": {"y": "loss"}}, {"c": {"y": {"d.csv": "loss"}}}, {"e.csv": None}]
+    >>> sorted(list_shown({"stages": {"s": {"metrics": ["m.json", {"n.json": {"cache": False}}]}}, "plots": plots}))
+    ['a.png', 'b.csv', 'd.csv', 'e.csv', 'm.json', 'n.json']
+    """
+    metrics = [metric for stage in pipeline["stages"].values() for metric in stage.get("metrics", [])]
+    shown = {path for metric in metrics for path in ([metric] if isinstance(metric, str) else metric)}
+    for entry in pipeline.get("plots", []):
+        for name, plot in ({entry: None} if isinstance(entry, str) else entry).items():
+            y = (plot or {}).get("y")
+            shown |= set(y) if isinstance(y, dict) else {name}
+    return shown
 
 
-def remove_outdated(stage: str) -> None:
-    """Removes those files of a stage's followers; does nothing outside a pipeline."""
-    if PIPELINE.exists():
-        pipeline = read_yaml(PIPELINE)
-        folders = {Path("data") / follower for follower in list_followers(pipeline["stages"], stage)}
-        for path in map(Path, list_shown(pipeline)):
-            if path.parent in folders:
-                path.unlink(missing_ok=True)
+def list_outdated(stage: str) -> list[Path]:
+    """Lists those files of a stage's followers, which a run of the stage makes untrue; none outside a pipeline."""
+    if not PIPELINE.exists():
+        return []
+    pipeline = read_yaml(PIPELINE)
+    folders = {Path("data") / follower for follower in list_followers(pipeline["stages"], stage)}
+    return [path for path in map(Path, sorted(list_shown(pipeline))) if path.parent in folders]
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Removes files, and says why one cannot be removed, which fails no stage that has done its work."""
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            print(f"{path}: belongs to an earlier run, but cannot be removed: {error.strerror}", file=sys.stderr)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from stages.lib.errors import UserError
-from stages.lib.running.followers import remove_outdated
+from stages.lib.running.followers import list_outdated, remove
 from stages.lib.running.guard import check_experiment, end_with, find_dvc, hold_lock, name_lock
 from stages.lib.running.machine import read_memory_mib
 from stages.lib.storage.files import write_json
@@ -39,8 +39,9 @@ def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: Tru
             check_experiment()
         if writes():
             with hold_lock(name_lock(stage), stage):
+                outdated = list_outdated(stage.partition("@")[0])
                 main()
-                remove_outdated(stage.partition("@")[0])
+                remove(outdated)
                 write_timing(stage)
         else:
             main()

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
-from stages.tools.passwords import ENCODED, hide
+from stages.tools.passwords import ENCODED, SECRET, hide
 from stages.tools.search.clone import run
 from stages.tools.search.space import SearchParams, find_section
 
@@ -115,7 +115,7 @@ def read_url(text: str) -> sqlalchemy.URL:
     """
     try:
         url = sqlalchemy.make_url(text)
-        if text.count("@") <= (url.username is not None) or text.startswith("sqlite:///"):
+        if text.count("@") <= (url.username is not None) or re.match(r"sqlite(\+\w+)?:///", text):
             text.encode()  # bytes that are no text would be an error of some drivers, which shows them
             return url
     except (ValueError, sqlalchemy.exc.ArgumentError):
@@ -138,9 +138,7 @@ def storage_error(url: str | None, error: BaseException) -> UserError:
         said = " ".join(said.split()) or type(error).__name__
         return UserError(f"{OUTPUT / 'study.db'}: {said}; remove it to start anew")
     read = read_url(url)
-    secret = [
-        value for key, value in read.normalized_query.items() if re.search("pass|pwd|secret|token|odbc", key, re.I)
-    ]
+    secret = [value for key, value in read.normalized_query.items() if re.search(SECRET, key, re.I)]
     said = hide(said, [str(read.password or ""), *(text for texts in secret for text in texts)])
     shown = read.set(query={}).render_as_string(hide_password=True)
     return UserError(f"--storage: {shown}: {' '.join(said.split()) or type(error).__name__}")
