@@ -29,6 +29,7 @@ WITHOUT_TENSORFLOW = [
     *(f"stages.{name}" for name in ("validate", "download", "prepare", "complexity", "select_model", "frontier")),
     *(f"stages.{name}" for name in ("ship", "compare", "report")),
     *("stages.lib.cost.sparsity", "stages.lib.network.metrics", "stages.lib.training.cluster"),
+    "stages.tools.experiments",
 ]
 
 
