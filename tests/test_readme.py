@@ -1,4 +1,4 @@
-"""The guides show what the pipeline wrote. `python tests/test_readme.py` brings what they copy up to date."""
+"""The guides show what the pipeline wrote. As a script, this brings what they copy up to date."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ def list_anchors(text: str) -> list[str]:
 
 @pytest.mark.parametrize("guide", GUIDES)
 def test_tables_and_answers_are_those_that_the_pipeline_wrote(guide: str) -> None:
-    assert TEXTS[guide] == fill(TEXTS[guide], read_staged_file), "run `python tests/test_readme.py`"
+    assert TEXTS[guide] == fill(TEXTS[guide], read_staged_file), "run `PYTHONPATH=. python tests/test_readme.py`"
     for path, _, content in GENERATED.findall(TEXTS[guide]):
         assert content.count("\n") != 2, f"{path}: a table without a row"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pipeline import dvc, edit_params, run, run_commands
+from pipeline import ROOT, dvc, edit_params, run, run_commands
 
 from stages.lib.errors import UserError
 
@@ -58,6 +58,12 @@ def test_same_commit_gives_the_same_bytes(again: Path) -> None:
 
 def test_a_run_leaves_git_clean(again: Path) -> None:
     assert run(again, "git", "status", "--porcelain") == ""
+
+
+def test_tables_of_the_guides_are_renewed_from_a_run(copy: Path) -> None:
+    shutil.copy(ROOT / "data/README.md", copy / "data")
+    run_commands(copy, "renew-tables")
+    assert "tiny" in (copy / "README.md").read_text()
 
 
 def test_shorter_list_of_models_is_chosen_from_anew_without_training(copy: Path) -> None:
