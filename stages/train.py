@@ -40,7 +40,7 @@ from stages.lib.storage.variant import Variant
 from stages.lib.training.checkpoint import PACKAGES, Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.cluster import check_divisible, read_cluster
 from stages.lib.training.loop import train_model
-from stages.lib.training.precision import choose_policy
+from stages.lib.training.precision import choose_policy, read_settings
 from stages.lib.training.recipe import Recipe
 
 READS = ("seed", "dataset.image_size_px", "dataset.class_names", "models", "augmentations", "train")
@@ -64,6 +64,7 @@ def describe_run(seconds: float, num_images: int, policy: str) -> dict[str, Any]
         "policy": policy,
         "cpu": read_cpu_name(),
         "num_cpus": len(os.sched_getaffinity(0)),
+        "settings": read_settings(os.environ),
         "date": date.today().isoformat(),
         "python": platform.python_version(),
         **{package: version(package) for package in (*PACKAGES, "dvc")},

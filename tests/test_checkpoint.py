@@ -200,8 +200,41 @@ def test_the_checkpoint_of_another_run_is_replaced(path: Path) -> None:
     assert_starts_anew(Checkpoint(path, "a"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"CPUs": "1"}, "CPUs 2, here 1"),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX2"}, "ONEDNN_MAX_CPU_ISA none, here AVX2"),
+        ({"CPU flag fpu": "no", "GPU 0": "H"}, "CPU flag fpu yes, here no; GPU 0 none, here H"),
+    ],
+)
+def test_the_checkpoint_of_a_machine_that_rounds_differently_is_told_and_replaced(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, str],
+    told: str,
+) -> None:
+    path, machine = tmp_path / "train.npz", {"CPUs": "2", "CPU flag fpu": "yes"}
+    monkeypatch.setattr(module, "describe_machine", lambda: machine)
+    store(path)
+    monkeypatch.setattr(module, "describe_machine", lambda: machine | changes)
+
+    assert_starts_anew(Checkpoint(path, "a"))
+
+    assert capsys.readouterr().err == f"{path}: made with {told}; starting anew\n"
+    store(path)
+    assert Checkpoint(path, "a").restore(make_model()) == 1
+
+
 def make_state(**changes: Any) -> np.ndarray:
-    state = {"fingerprint": "a", "epoch": 2, "seconds": 1.0, "rows": [{"epoch": 1}]} | changes
+    state = {
+        "fingerprint": "a",
+        "machine": module.describe_machine(),
+        "epoch": 2,
+        "seconds": 1.0,
+        "rows": [{"epoch": 1}],
+    } | changes
     return np.frombuffer(json.dumps(state).encode(), np.uint8)
 
 
@@ -221,6 +254,7 @@ WAYS_TO_SPOIL: dict[str, Callable[[Path], Any]] = {
     "too few variables": lambda path: write_arrays(path, state=make_state(), **{"0": np.zeros(3, np.float32)}),
     "state without JSON": lambda path: write_arrays(path, state=np.arange(200, dtype=np.uint8)),
     "state of a list": lambda path: write_arrays(path, state=np.frombuffer(b"[1]", np.uint8)),
+    "state whose machine is a list": lambda path: write_arrays(path, state=make_state(machine=["a CPU"])),
     "state without fingerprint": lambda path: write_arrays(path, state=np.frombuffer(b"{}", np.uint8)),
 }
 

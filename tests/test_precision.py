@@ -5,7 +5,14 @@ import pytest
 
 from stages.lib.network.keras2 import tf
 from stages.lib.training import precision as module
-from stages.lib.training.precision import choose_policy, has_native_bfloat16, read_cpu_flags
+from stages.lib.training.precision import (
+    SETTINGS,
+    choose_policy,
+    describe_machine,
+    has_native_bfloat16,
+    read_cpu_flags,
+    read_settings,
+)
 
 X86 = "processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: fpu sse2 avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 ARM = "processor\t: 0\nFeatures\t: fp asimd bf16\nCPU part\t: 0xd40\n"
@@ -43,11 +50,56 @@ def test_flags_are_those_of_the_first_cpu(tmp_path: Path, content: str | None, f
 def test_bfloat16_is_native_where_the_device_that_computes_has_it(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], gpus: list[dict[str, Any]], expected: bool
 ) -> None:
-    monkeypatch.setattr(module, "read_cpu_flags", lambda _: flags)
+    monkeypatch.setattr(module, "read_cpu_flags", lambda: flags)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus if kind == "GPU" else ["CPU"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: gpu)
 
     assert has_native_bfloat16() is expected
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, True),
+        ({"TF_ENABLE_ONEDNN_OPTS": "1"}, True),
+        ({"TF_ENABLE_ONEDNN_OPTS": "0"}, False),
+        ({"TF_ENABLE_ONEDNN_OPTS": "False"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "avx2"}, False),
+        ({"DNNL_MAX_CPU_ISA": "AVX512_CORE"}, False),
+        ({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, True),
+        ({"ONEDNN_MAX_CPU_ISA": "DEFAULT", "DNNL_MAX_CPU_ISA": "AVX2"}, True),  # oneDNN reads the new name first
+    ],
+)
+def test_bfloat16_is_native_only_where_settings_leave_it_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], expected: bool
+) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module, "read_cpu_flags", lambda: {"avx512_bf16"})
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: [])
+
+    assert has_native_bfloat16() is expected
+
+
+def test_settings_that_are_recorded_are_named_one_by_one() -> None:
+    secrets = {"TF_VAR_password": "secret", "TF_TOKEN_example": "secret"}
+
+    assert read_settings({**secrets, "OMP_NUM_THREADS": "1"}) == {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_machine_is_described_by_cpus_flags_gpus_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 3, 5})
+    monkeypatch.setattr(module, "read_cpu_flags", lambda: {"fpu"})
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["a GPU"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"device_name": "H"})
+
+    described = {"CPUs": "3", "GPU 0": "H", "ONEDNN_MAX_CPU_ISA": "AVX2", "CPU flag fpu": "yes"}
+    assert describe_machine() == described
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,15 @@ def test_the_environment_names_the_stages_that_took_most_matrix_items_added_up()
     )
 
 
+def test_settings_that_decide_bytes_are_named_beside_the_hardware() -> None:
+    settings = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "OMP_NUM_THREADS": "1"}
+
+    sentences = format_environment({**ENVIRONMENT, "settings": settings}, [StageTime("train", 30, 700)], 1)
+
+    named = r"trained in mixed_bfloat16 with ONEDNN\_MAX\_CPU\_ISA=AVX512\_CORE OMP\_NUM\_THREADS=1, the stages took"
+    assert named in sentences
+
+
 def test_short_stages_are_not_named() -> None:
     sentences = format_environment(ENVIRONMENT, [StageTime("train", 30, 700)], 1)
 

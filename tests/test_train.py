@@ -220,14 +220,16 @@ def test_a_measured_loss_is_the_mean_cross_entropy_in_nats() -> None:
     assert metrics == {"val_accuracy": 0.5, "val_loss": 0.813262}
 
 
-def test_a_run_is_described_with_its_times_and_its_versions() -> None:
+def test_a_run_is_described_with_its_times_settings_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     run = describe_run(12.345, 1000, "float32")
 
     assert list(run) == [
-        *("seconds", "images_per_second", "policy", "cpu", "num_cpus", "date", "python"),
+        *("seconds", "images_per_second", "policy", "cpu", "num_cpus", "settings", "date", "python"),
         *("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "h5py", "dvc"),
     ]
     assert (run["seconds"], run["images_per_second"], run["policy"]) == (12.3, 81, "float32")
+    assert run["settings"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
     assert run["numpy"] == np.__version__
 
 

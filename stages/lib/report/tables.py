@@ -39,6 +39,8 @@ def list_facts(found: Any) -> Rows:
     if made:
         facts["date of the training"] = made["date"]
         facts["hardware of the training"] = f"{made['num_cpus']} cores, {made['cpu']}, {made['policy']}"
+        if made.get("settings"):
+            facts["settings of the training"] = ", ".join(f"{name}={value}" for name, value in made["settings"].items())
         facts |= list_versions(made)
     else:
         facts["date, hardware and versions of the training"] = NOT_MEASURED

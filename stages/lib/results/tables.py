@@ -85,7 +85,7 @@ def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTim
     """Writes in a few sentences with what the results were made, what that took, and which stages took most of it.
 
     Args:
-        environment: what training wrote of the chosen model: date, cpu, num_cpus, policy, versions.
+        environment: what training wrote of the chosen model: date, cpu, num_cpus, settings, policy, versions.
         timing: of each stage; those of one matrix are added up.
         seed: of the run.
     """
@@ -97,9 +97,11 @@ def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTim
     longest = [(name, s) for name, s in sorted(seconds_of.items(), key=lambda item: -item[1]) if s >= 60]
     shares = f" ({', '.join(f'`{name}` {seconds / 60:.1f}' for name, seconds in longest)})" if longest else ""
     minutes, peak_mib = sum(row.seconds for row in timing) / 60, max(row.peak_memory_mib for row in timing)
+    set_by_user = " ".join(f"{name}={value}" for name, value in environment.get("settings", {}).items())
+    policy = environment["policy"] + (f" with {escape_markdown(set_by_user)}" if set_by_user else "")
     return (
         f"Seed {seed}, trained on {environment['date']}; {versions}.\n"
         f"On {environment['num_cpus']} cores ({escape_markdown(environment['cpu'])}), trained in "
-        f"{environment['policy']}, the stages took {minutes:.1f} minutes, each in its last run{shares}; "
+        f"{policy}, the stages took {minutes:.1f} minutes, each in its last run{shares}; "
         f"the largest held {peak_mib:,} MiB of memory.\n"
     )

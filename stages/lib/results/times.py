@@ -17,7 +17,7 @@ from stages.lib.storage.variant import DATA
 RECORDED = DATA / "recorded_times.json"
 TIMING = DATA / "timing"  # where stages write what they took here
 CHOSEN = DATA / "select_model/model.h5"
-NOT_VERSIONS = ("date", "cpu", "num_cpus", "policy", "seconds", "images_per_second")
+NOT_VERSIONS = ("date", "cpu", "num_cpus", "settings", "policy", "seconds", "images_per_second")
 
 
 @dataclass(frozen=True)

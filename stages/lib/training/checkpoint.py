@@ -19,6 +19,7 @@ from stages.lib.network.keras2 import keras, tf
 from stages.lib.params.checking import Section
 from stages.lib.storage.files import compute_sha256, read_arrays, write_arrays
 from stages.lib.storage.variant import Variant
+from stages.lib.training.precision import describe_machine
 from stages.lib.training.workers import broadcast_from_chief
 
 CHECKPOINTS = Path("data/checkpoints")
@@ -53,6 +54,16 @@ def compute_fingerprint(choices: Sequence[Any], data: Sequence[Path]) -> str:
     return hashlib.sha256(json.dumps(parts, default=_to_plain).encode()).hexdigest()
 
 
+def list_differences(theirs: Mapping[str, str], ours: Mapping[str, str]) -> list[str]:
+    """Lists in what two machines of `describe_machine` differ, at most three of it, as text.
+
+    >>> list_differences({"CPUs": "2", "OMP_NUM_THREADS": "1"}, {"CPUs": "1"})
+    ['CPUs 2, here 1', 'OMP_NUM_THREADS 1, here none']
+    """
+    names = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
+    return [f"{name} {theirs.get(name, 'none')}, here {ours.get(name, 'none')}" for name in names[:3]]
+
+
 def _to_plain(value: Any) -> dict[str, Any]:
     """Turns a layer or a section of params.yaml into what JSON knows."""
     return value.model_dump() if isinstance(value, Section) else asdict(value)
@@ -70,7 +81,8 @@ def list_variables(model: keras.Model) -> list[Any]:
 class Checkpoint(keras.callbacks.Callback):
     """Stores weights, optimizer and learning curves after every epoch, and puts them back before the first.
 
-    Must follow the callbacks that may refuse an epoch, such as `EndDiverged`: what it stores is resumed.
+    Must follow the callbacks that may refuse an epoch, such as `EndDiverged`: what it stores is resumed. A machine
+    that rounds differently starts anew: with epochs of two machines, the bytes would be those of neither.
 
     Args:
         path: of the checkpoint, an .npz.
@@ -90,6 +102,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.epoch = 0
         self.seconds_before = 0.0
         self.start = time.perf_counter()
+        self.machine = describe_machine()
 
     @property
     def seconds(self) -> float:
@@ -133,8 +146,11 @@ class Checkpoint(keras.callbacks.Callback):
             state = json.loads(state_as_bytes.tobytes())
             if state["fingerprint"] != self.fingerprint:
                 return None
+            if differences := list_differences(state["machine"], self.machine):
+                print(f"{self.path}: made with {'; '.join(differences)}; starting anew", file=sys.stderr)
+                return None
             values = list(read_arrays(self.path, *map(str, range(num_variables))))
-        except (UserError, ValueError, KeyError, TypeError) as error:
+        except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
             print(f"{self.path}: no checkpoint ({error}); starting anew", file=sys.stderr)
             return None
         self.epoch, self.seconds_before = state["epoch"], state["seconds"]
@@ -145,7 +161,13 @@ class Checkpoint(keras.callbacks.Callback):
         """Replaces the checkpoint."""
         values = [variable.numpy() for variable in list_variables(self.model)]  # by all workers, though one writes
         self.epoch = epoch + 1
-        state = {"fingerprint": self.fingerprint, "epoch": epoch + 1, "seconds": self.seconds, "rows": self.rows}
+        state = {
+            "fingerprint": self.fingerprint,
+            "machine": self.machine,
+            "epoch": epoch + 1,
+            "seconds": self.seconds,
+            "rows": self.rows,
+        }
         if self.is_chief:
             arrays = {str(index): value for index, value in enumerate(values)}
             write_arrays(self.path, state=np.frombuffer(json.dumps(state).encode(), np.uint8), **arrays)

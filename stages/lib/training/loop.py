@@ -170,7 +170,7 @@ def fit_model(
             epochs=train.epochs,
             steps_per_epoch=steps,
             verbose=0,
-            callbacks=[*callbacks, EndDiverged(name), progress, checkpoint],
+            callbacks=[EndDiverged(name), *callbacks, progress, checkpoint],
             **validation,
         )
     except LOST_WORKER_ERRORS as error:
