@@ -25,6 +25,7 @@ from stages.lib.storage.variant import Variant
 from stages.lib.training import checkpoint as module
 from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.muon import Muon
+from stages.lib.training.precision import describe_machine
 
 EPOCHS = 3
 STEPS = 4

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_a_machine_is_described_by_cpus_flags_gpus_and_settings(monkeypatch: pyt
     for name in SETTINGS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    monkeypatch.setattr(module.os, "sched_getaffinity", lambda _: {0, 3, 5})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5})
     monkeypatch.setattr(module, "read_cpu_flags", lambda: {"fpu"})
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["a GPU"])
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: {"device_name": "H"})
