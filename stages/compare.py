@@ -3,7 +3,7 @@
 Reads:
     params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
     data/select_model/choice.json; metrics.json of train, complexity, evaluate, prune and shrink; layers.csv of
-    complexity, prune and shrink; model.h5, history.csv and confusion.csv of candidates; data/ship/model.json.
+    complexity, prune and shrink; model.h5, history.csv and predictions.npz of candidates; data/ship/model.json.
     data/frontier/: frontier.csv and latency.csv, drawn here, where it is known which file is shipped.
     data/recorded_times.json: what stages and trainings took; data/timing/ for what it does not know.
 
@@ -32,8 +32,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.lib.figures.draw import write_png
 from stages.lib.params.load import load_params
+from stages.lib.results.chance import add_intervals
 from stages.lib.results.rows import (
     MEASURED,
     UNDER,
@@ -54,7 +57,7 @@ from stages.lib.results.rows import (
 from stages.lib.results.tables import format_environment, format_grid, format_headline
 from stages.lib.results.times import StageTime, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_csv, read_json, write_bytes, write_csv, write_json
+from stages.lib.storage.files import read_arrays, read_csv, read_json, write_bytes, write_csv, write_json
 
 READS = ("seed", "study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 DATA = Path("data")
@@ -90,11 +93,17 @@ def read_curves(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
     ]
 
 
-def count_confusion(pairs: Sequence[Mapping[str, str]], class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """Counts images by actual and predicted class; every pair has a row, for a chart takes its order from the rows."""
-    counts = Counter((pair["actual"], pair["predicted"]) for pair in pairs)
-    names = [(actual, predicted) for actual in class_names for predicted in class_names]
-    return [{"actual": pair[0], "predicted": pair[1], "images": counts[pair]} for pair in names]
+def count_confusion(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts images by actual and predicted class; every pair has a row, for a chart takes its order from the rows.
+
+    `labels` and `predicted` are (N,) indices of `class_names`.
+    """
+    counts = Counter(zip(labels.tolist(), predicted.tolist(), strict=True))
+    return [
+        {"actual": actual, "predicted": other, "images": counts[row, column]}
+        for row, actual in enumerate(class_names)
+        for column, other in enumerate(class_names)
+    ]
 
 
 def summarize(
@@ -106,7 +115,7 @@ def summarize(
         chosen: its row of candidates.csv.
         pruned: its pruned versions.
         shrunk: its shrunk versions.
-        shipped: the content of data/ship/model.json.
+        shipped: the content of data/ship/model.json, which knows how many images there are.
     """
     of_candidate = ("val_accuracy", "test_accuracy", "test_loss", "calibration_error")
     names = (*of_candidate, "macs", "parameters", "receptive_field_px")
@@ -118,12 +127,17 @@ def summarize(
         summary[f"pruned_{model.way}_{model.target}_gzip_size_bytes"] = model.gzip_size_bytes
     for model in shrunk:
         summary[f"shrunk_{model.way}_{model.target}_test_accuracy"] = model.test_accuracy
-    return summary
+    return add_intervals(summary, shipped["num_images"])
 
 
-def draw_candidates(rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any]) -> None:
-    """Draws the candidates against their cost and under distortions, and the layers of the chosen one."""
-    marked = [{**row, "is_chosen": row is chosen} for row in rows]
+def draw_candidates(
+    rows: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], num_images: Mapping[str, int]
+) -> None:
+    """Draws the candidates against their cost and under distortions, and the layers of the chosen one.
+
+    `rows` are those of candidates.csv without intervals, of which `chosen` is one; `num_images` of val and test.
+    """
+    marked = [{**add_intervals(row, num_images), "is_chosen": row is chosen} for row in rows]
     title, label = "Accuracy and cost of every candidate", "million MACs an image"
     write_png(OUTPUT / "comparison.png", "comparison", marked, title, x="macs", x_label=label, width=720)
     columns = {name: f"under {name.removeprefix(UNDER)}" for name in rows[0] if name.startswith(UNDER)}
@@ -156,13 +170,14 @@ def write_compressed(
     shrunk: Sequence[ModelFile],
     zeros: Sequence[KernelZeros],
     layers: Sequence[LayerMacs],
+    num_images: Mapping[str, int],
 ) -> None:
-    """Writes tables and pictures of what became of the model `dense`."""
+    """Writes tables and pictures of what became of the model `dense`; `num_images` of val and test."""
     for name, files, x, label in (
         ("pruning", pruned, "sparsity", "weights that are zero (%)"),
         ("shrinking", shrunk, "macs", "million MACs an image"),
     ):
-        write_rows(OUTPUT / f"{name}.csv", ModelFile, [dense, *files])
+        write_rows(OUTPUT / f"{name}.csv", ModelFile, [dense, *files], num_images)
         rows, title = read_csv(OUTPUT / f"{name}.csv"), f"{name.capitalize()} {dense.name}, fine-tuned at each point"
         write_png(OUTPUT / f"{name}.png", "ladder", rows, title, x=x, x_label=label)
     write_rows(OUTPUT / "sparsity.csv", KernelZeros, zeros)
@@ -186,20 +201,25 @@ def main() -> None:
     times = read_times(list_items(study.models, study.augmentations, *prune.rankings, *shrink.filters))
     candidates = {candidate.key: candidate for candidate in read_candidates(study.models, study.augmentations)}
     described = {name: describe_candidate(candidate, times) for name, candidate in candidates.items()}
+    num_images = shipped["num_images"]
     rows, chosen, dense = list(described.values()), described[key], read_dense(candidates[key])
     pruned = [read_version(one, dense) for one in list_variants("prune", prune.rankings, prune.sparsities)]
     shrunk = [read_version(one, dense) for one in list_variants("shrink", shrink.filters, shrink.macs_shares)]
 
     write_json(OUTPUT / "metrics.json", summarize(chosen, pruned, shrunk, shipped))
-    write_json(OUTPUT / "test_accuracy.json", {name: row["test_accuracy"] for name, row in described.items()})
-    write_csv(OUTPUT / "candidates.csv", rows)
-    draw_candidates(rows, chosen)
+    measured = {name: add_intervals(row, num_images) for name, row in described.items()}
+    ends = ("", "_low", "_high")
+    tested = {f"{name}{end}": row[f"test_accuracy{end}"] for name, row in measured.items() for end in ends}
+    write_json(OUTPUT / "test_accuracy.json", tested)
+    write_csv(OUTPUT / "candidates.csv", list(measured.values()))
+    draw_candidates(rows, chosen, num_images)
     draw_files(shipped)
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
-    pairs = read_csv(DATA / "evaluate" / key / "confusion.csv")
-    write_csv(OUTPUT / "confusion.csv", count_confusion(pairs, shipped["class_names"]))
+    labels, predicted = read_arrays(DATA / "evaluate" / key / "predictions.npz", "labels", "as_they_are")
+    write_csv(OUTPUT / "confusion.csv", count_confusion(labels, predicted, shipped["class_names"]))
     zeros = read_kernel_zeros(prune.rankings, prune.sparsities)
-    write_compressed(dense, pruned, shrunk, zeros, read_shrunk_layers(shrink.filters[0], shrink.macs_shares))
+    layers = read_shrunk_layers(shrink.filters[0], shrink.macs_shares)
+    write_compressed(dense, pruned, shrunk, zeros, layers, num_images)
 
     environment = find_environment(candidates, key, times)
     stages = times.stages if environment else []
@@ -208,7 +228,7 @@ def main() -> None:
     sentences = format_environment(environment, stages, params.seed) if environment else f"Seed {params.seed}.\n"
     headline = format_headline(chosen, dense, shipped)
     write_bytes(OUTPUT / "headline.md", f"{headline}\n{sentences}".encode())
-    write_bytes(OUTPUT / "grid.md", format_grid(rows).encode())
+    write_bytes(OUTPUT / "grid.md", format_grid(rows, num_images).encode())
     print(f"{OUTPUT}: the chosen model has a test accuracy of {chosen['test_accuracy']:.4f}")
 
 

@@ -9,7 +9,7 @@ Reads:
 Writes, in data/evaluate/<model>-<augmentation>/:
     metrics.json: test accuracy and loss, expected calibration error, accuracy on images distorted by each regime.
     classes.csv: precision, recall and F1 of each class.
-    confusion.csv: actual and predicted class name of each test image, for DVC's confusion template.
+    predictions.npz: `labels`, and the predicted ones of the images `as_they_are` and `under_<regime>`, each (N,) uint8.
     reliability.png: confidence against accuracy.   gallery.png: the most confident mistakes.
 
 Other stages show these numbers; no choice rests on them.
@@ -41,7 +41,7 @@ from stages.lib.params.sections import AugmentationParams
 from stages.lib.pictures.style import COLORS, write_figure
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_split, write_csv, write_json
+from stages.lib.storage.files import read_split, write_arrays, write_csv, write_json
 from stages.lib.training.augmentation import augment
 
 READS = ("seed", "dataset.class_names", "study.augmentations", "augmentations", "evaluate")
@@ -73,28 +73,22 @@ def measure_on_test_images(y_true: np.ndarray, probabilities: np.ndarray, reliab
     }
 
 
-def measure_under_distortions(
-    model: keras.Model,
-    x: np.ndarray,
-    y_true: np.ndarray,
-    augmentations: Mapping[str, AugmentationParams],
-    seed: int,
-) -> dict[str, float]:
-    """Measures the accuracy on distorted images, as test_accuracy_under_<regime>, for each regime that changes images.
+def predict_under_distortions(
+    model: keras.Model, x: np.ndarray, augmentations: Mapping[str, AugmentationParams], seed: int
+) -> dict[str, np.ndarray]:
+    """Predicts the labels of distorted images, as under_<regime>, for each regime that changes images.
 
     Args:
         model: from x to logits.
         x: (N, size, size, 1) float32 in [0, 1].
-        y_true: (N,) integer labels.
         augmentations: the regimes by name.
         seed: of the distortions.
     """
-    accuracies = {}
-    for name, augmentation in augmentations.items():
-        if not augmentation.is_identity:
-            y_pred = predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
-            accuracies[f"test_accuracy_under_{name}"] = compute_accuracy(y_true, y_pred)
-    return accuracies
+    return {
+        f"under_{name}": predict_logits(model, distort(x, augmentation, seed)).argmax(axis=1)
+        for name, augmentation in augmentations.items()
+        if not augmentation.is_identity
+    }
 
 
 def list_class_scores(confusion_matrix: np.ndarray, class_names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -148,14 +142,6 @@ def find_confident_mistakes(y_true: np.ndarray, probabilities: np.ndarray, count
     return mistakes[np.argsort(-confidence, kind="stable")[:count]]
 
 
-def write_tables(folder: Path, y_true: np.ndarray, y_pred: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """Writes classes.csv and confusion.csv from (N,) true and predicted labels."""
-    confusion_matrix = compute_confusion_matrix(y_true, y_pred, len(class_names))
-    write_csv(folder / "classes.csv", list_class_scores(confusion_matrix, class_names))
-    pairs = zip(y_true, y_pred, strict=True)
-    write_csv(folder / "confusion.csv", [{"actual": class_names[t], "predicted": class_names[p]} for t, p in pairs])
-
-
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
@@ -168,9 +154,14 @@ def main() -> None:
     probabilities = compute_probabilities(predict_logits(model, x))
     reliability = compute_reliability(y_true, probabilities, params.evaluate.calibration_bins)
     metrics = measure_on_test_images(y_true, probabilities, reliability)
-    metrics |= measure_under_distortions(model, x, y_true, augmentations, params.seed)
+    distorted = predict_under_distortions(model, x, augmentations, params.seed)
+    metrics |= {f"test_accuracy_{regime}": compute_accuracy(y_true, y_pred) for regime, y_pred in distorted.items()}
     write_json(output / "metrics.json", metrics)
-    write_tables(output, y_true, probabilities.argmax(axis=1), class_names)
+    predicted = {"as_they_are": probabilities.argmax(axis=1), **distorted}
+    compact = {name: y_pred.astype(np.uint8) for name, y_pred in predicted.items()}
+    write_arrays(output / "predictions.npz", labels=y_true, **compact)
+    confusion_matrix = compute_confusion_matrix(y_true, predicted["as_they_are"], len(class_names))
+    write_csv(output / "classes.csv", list_class_scores(confusion_matrix, class_names))
 
     figure = plot_reliability(reliability, metrics["calibration_error"], title=name)
     write_figure(output / "reliability.png", figure)

@@ -15,6 +15,8 @@ Writes, in data/export/<source>/<name>/, where the name is that of the variant, 
         params.yaml allows. That is left out, and what reads these folders goes on without it.
     metrics.json: accuracies of both, and that of the Keras model, which its stage measured; bytes, raw and gzipped. Of
         a file that is left out only its validation accuracy.
+    predictions.npz: `labels` of the test images, and what `float32` and `int8` predict, where they are not left out:
+        each (N,) uint8.
 and, which are no DVC outputs, since no two runs take the same time:
     data/timing/latency/<source>/<name>-<precision>.json: how long the file takes, and how much memory.
 
@@ -44,6 +46,7 @@ from stages.lib.storage.files import (
     compute_sha256,
     read_json,
     read_split,
+    write_arrays,
     write_bytes,
     write_json,
 )
@@ -71,10 +74,10 @@ def sample_images(images: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(images)[:count]
 
 
-def measure_accuracy_of_file(path: Path, images: np.ndarray, labels: np.ndarray) -> float:
-    """Measures the accuracy of a LiteRT file on (N, size, size) uint8 images, on all CPUs that this process may use."""
+def predict_labels(path: Path, images: np.ndarray) -> np.ndarray:
+    """Predicts with a LiteRT file (N,) uint8 labels of (N, size, size) uint8 images, on all CPUs that are allowed."""
     interpreter = read_interpreter(path, BATCH_SIZE, num_threads=len(os.sched_getaffinity(0)))
-    return compute_accuracy(labels, predict_logits(interpreter, images).argmax(axis=1))
+    return predict_logits(interpreter, images).argmax(axis=1).astype(np.uint8)
 
 
 def explain_refusal(path: Path, keras_val_accuracy: float, val_accuracy: float, max_loss: float) -> str:
@@ -95,7 +98,7 @@ def export_model(
     val: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, float]:
-    """Writes the LiteRT files of a model, those whose conversion loses no more than it may, and their metrics.json.
+    """Writes the LiteRT files of a model whose conversion loses no more than it may, their worth and predictions.
 
     Args:
         variant: the model; the metrics.json beside it holds its validation accuracy.
@@ -109,21 +112,25 @@ def export_model(
         The content of metrics.json.
     """
     model = read_model(variant.folder / "model.h5")
+    (val_images, val_labels), (test_images, test_labels) = val, test
     metrics = {"keras_val_accuracy": read_json(variant.folder / "metrics.json")["val_accuracy"]}
+    predicted: dict[str, np.ndarray] = {}
     contents = {"float32": convert_to_float32(model), "int8": convert_to_int8(model, calibration_images, weight_bits)}
     for precision, content in contents.items():
         path = variant.exported / f"{precision}.tflite"
         write_bytes(path, content)
-        val_accuracy = measure_accuracy_of_file(path, *val)
+        val_accuracy = compute_accuracy(val_labels, predict_labels(path, val_images))
         metrics[f"{precision}_val_accuracy"] = val_accuracy
         if not is_loss_within(metrics["keras_val_accuracy"], val_accuracy, max_losses[precision]):
             path.unlink()
             refusal = explain_refusal(path, metrics["keras_val_accuracy"], val_accuracy, max_losses[precision])
             tqdm.write(refusal, file=sys.stderr)
             continue
-        metrics[f"{precision}_test_accuracy"] = measure_accuracy_of_file(path, *test)
+        predicted[precision] = predict_labels(path, test_images)
+        metrics[f"{precision}_test_accuracy"] = compute_accuracy(test_labels, predicted[precision])
         metrics[f"{precision}_size_bytes"] = len(content)
         metrics[f"{precision}_gzip_size_bytes"] = compute_gzip_size_bytes(content)
+    write_arrays(variant.exported / "predictions.npz", labels=test_labels, **predicted)
     write_json(variant.exported / "metrics.json", metrics)
     return metrics
 

@@ -4,11 +4,14 @@ Reads:
     params.yaml: which models, augmentations, prunings and shrinkings belong to the run; others in data/ are ignored.
     data/select_model/choice.json; metrics.json of train, evaluate, complexity, prune, shrink and export; layers.csv of
     shrink; model.h5 and the exported files.
+    predictions.npz of evaluate and export: what each model and file says of each test image.
+    data/prepare/val.npz: how many images there are, for the intervals of accuracies.
     data/recorded_times.json: how long the exported files take; data/timing/ for files that it does not know.
 
 Writes, in data/frontier/:
     frontier.csv: a row a model file, and a row a published model of others, which is never on a front.
     latency.csv: the files whose times are known.
+    comparisons.csv: which candidates and files differ on the test images, a paired test a row.
     frontier.md: a table of the README.   shrinking.md: another, MACs by layer before and after shrinking, and times.
 
 A model is on a front if no other is at least as accurate on the validation images for at most its cost, and better in
@@ -22,6 +25,7 @@ from typing import Any
 
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
+from stages.lib.results.comparisons import Comparison, compare_candidates, compare_files
 from stages.lib.results.pareto import find_front
 from stages.lib.results.published import FLOAT32_BYTES, LEADERBOARD, LEADERBOARD_SOURCE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import (
@@ -30,6 +34,7 @@ from stages.lib.results.rows import (
     ModelFile,
     PublishedModel,
     RankedFile,
+    count_images,
     list_variants,
     read_candidates,
     read_cost,
@@ -40,12 +45,12 @@ from stages.lib.results.rows import (
     write_frontier,
     write_rows,
 )
-from stages.lib.results.tables import format_table
+from stages.lib.results.tables import format_accuracy, format_table
 from stages.lib.results.times import TimedFile, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_json, write_bytes
 
-READS = ("study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
+READS = ("study", "augmentations", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 CHOICE = Path("data/select_model/choice.json")
 OUTPUT = Path("data/frontier")
 
@@ -113,13 +118,16 @@ def list_timed(files: Sequence[ModelFile], times: Times) -> list[TimedFile]:
     ]
 
 
-def format_frontier(files: Sequence[RankedFile], timed: Sequence[TimedFile], chosen: str) -> str:
+def format_frontier(
+    files: Sequence[RankedFile], timed: Sequence[TimedFile], chosen: str, num_images: Mapping[str, int]
+) -> str:
     """Writes the table of the README: the chosen dense model, the front by gzipped size, and the fastest.
 
     Args:
         files: all of ours.
         timed: those whose times are known; of others the times stay blank.
         chosen: name of the dense model whose float32 file the others are compared with.
+        num_images: of val and test.
     """
     (dense,) = (file for file in files if file.kind == "dense" and file.label == chosen)
     ms_of = {(file.kind, file.label): file.median_ms for file in timed}
@@ -132,8 +140,8 @@ def format_frontier(files: Sequence[RankedFile], timed: Sequence[TimedFile], cho
         lines[file.kind, file.label] = [
             f"{file.name}, {file.kind}{' (Keras)' if file.format == 'keras' else ''}",
             file.precision,
-            f"{100 * file.val_accuracy:.2f} %",
-            f"{100 * file.test_accuracy:.2f} %",
+            format_accuracy(file.val_accuracy, num_images["val"]),
+            format_accuracy(file.test_accuracy, num_images["test"]),
             f"{file.size_bytes / 1000:,.0f} kB",
             f"{file.gzip_size_bytes / 1000:,.0f} kB",
             f"{file.macs:,}",
@@ -174,10 +182,14 @@ def main() -> None:
     ranked = rank(files)
     times = read_times(list_items(study.models, study.augmentations))
     timed = list_timed(files, times)
-    write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models))
-    write_rows(OUTPUT / "latency.csv", TimedFile, timed)
     chosen, way = f"{choice['model']}-{choice['augmentation']}", shrink.filters[0]
-    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, chosen).encode())
+    num_images = count_images(chosen)
+    write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models), num_images)
+    write_rows(OUTPUT / "latency.csv", TimedFile, timed, num_images)
+    candidates = read_candidates(study.models, study.augmentations)
+    comparisons = compare_candidates(candidates, chosen, params.augmentations) + compare_files(files, chosen)
+    write_rows(OUTPUT / "comparisons.csv", Comparison, comparisons)
+    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, chosen, num_images).encode())
     names = [chosen, *[variant.name for variant in list_variants("shrink", [way], shrink.macs_shares)]]
     layers = read_shrunk_layers(way, shrink.macs_shares)
     write_bytes(OUTPUT / "shrinking.md", format_shrinking(layers, names, timed).encode())

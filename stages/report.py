@@ -3,11 +3,11 @@
 Reads:
     params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and what
     a shipped file may lose.
-    data/select_model/choice.json, comparison.csv; data/ship/model.json; of data/frontier/ frontier.csv, latency.csv; of
-    data/compare/ candidates.csv, confusion.csv, curves.csv, environment.json, pruning.csv, shrinking.csv, sparsity.csv,
-    timing.csv; layers.csv, metrics.json and a picture of complexity; metrics.json of evaluate, and classes.csv and two
-    pictures of the chosen model; layers.csv of shrink; data/preview/*.png. Where times are not known these hold no
-    values, and the page says so.
+    data/select_model/choice.json, comparison.csv; data/ship/model.json; of data/frontier/ comparisons.csv,
+    frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv, environment.json,
+    pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of complexity;
+    metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
+    data/preview/*.png. Where times are not known these hold no values, and the page says so.
 
 Writes, in data/report/, both in Git:
     answers.json: the answers of the page without times, so that `git diff` shows which conclusion a change turned over.
@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, Params
+from stages.lib.params.sections import Params
 from stages.lib.report import answers, tables
 from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
 from stages.lib.report.embed import embed_chart, embed_picture
 from stages.lib.report.render import render
+from stages.lib.results.comparisons import Comparison, find_baseline
 from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import (
     KIND_OF,
@@ -71,6 +72,7 @@ class Findings:
     shrunk_layers: Sequence[LayerMacs]  # MACs of each layer, by share
     files: Sequence[RankedFile]  # all of ours
     published_models: Sequence[PublishedModel]  # what others published of theirs
+    comparisons: Sequence[Comparison]  # of all candidates and files, on the test images
     times: Times  # of the files
     stages: Sequence[StageTime]  # what each took; empty if that is not known
     environment: Mapping[str, Any]  # versions and hardware of the training; empty if they are not known
@@ -99,9 +101,10 @@ class Findings:
         return tables.find_ms(self.times, KIND_OF[shipped["source"]], shipped["name"], shipped["precision"])
 
     @property
-    def num_images(self) -> int:
-        """Counts the test images."""
-        return sum(row["images"] for row in self.shipped["classes"])
+    def num_images(self) -> Mapping[str, int]:
+        """Returns how many images there are of the splits val and test."""
+        counts: Mapping[str, int] = self.shipped["num_images"]
+        return counts
 
     @property
     def published(self) -> float | None:
@@ -128,23 +131,25 @@ SECTIONS = (
     Section(
         key="choice",
         question="Which model was chosen, and why?",
-        answer=lambda found: answers.answer_choice(found.chosen, found.candidates, found.choice["reason"]),
+        answer=lambda found: answers.answer_choice(
+            found.chosen, found.choice["reason"], found.comparisons, found.num_images
+        ),
     ),
     Section(
         key="augmentation",
         question="Did augmentation help?",
-        answer=lambda found: answers.answer_augmentation(found.candidates, found.baseline, found.num_images),
+        answer=lambda found: answers.answer_augmentation(found.candidates, found.baseline, found.comparisons),
     ),
     Section(
         key="curves",
         question="How did training go?",
-        answer=lambda found: answers.answer_curves(found.chosen, found.curves),
+        answer=lambda found: answers.answer_curves(found.chosen, found.curves, found.num_images),
     ),
     Section(
         key="receptive-field",
         question="How much of the image does a unit see?",
         answer=lambda found: answers.answer_receptive_field(
-            found.chosen, found.candidates, found.shipped["image_size_px"]
+            found.chosen, found.candidates, found.shipped["image_size_px"], found.num_images
         ),
     ),
     Section(
@@ -155,19 +160,19 @@ SECTIONS = (
     Section(
         key="pruning",
         question="What did pruning give?",
-        answer=lambda found: answers.answer_pruning(found.pruned, found.max_loss, found.num_images),
+        answer=lambda found: answers.answer_pruning(found.pruned, found.max_loss, found.comparisons, found.num_images),
         time=lambda found: answers.tell_pruned_times(found.times, found.chosen.key),
     ),
     Section(
         key="shrinking",
         question="What did shrinking give?",
-        answer=lambda found: answers.answer_shrinking(found.shrunk, found.num_images),
+        answer=lambda found: answers.answer_shrinking(found.shrunk, found.comparisons, found.num_images),
         time=lambda found: answers.tell_shrunk_times(found.shrunk[1:], found.times, found.chosen.key),
     ),
     Section(
         key="frontier",
         question="Which file gives the most accuracy for its cost?",
-        answer=lambda found: answers.answer_frontier(found.files, found.published_models),
+        answer=lambda found: answers.answer_frontier(found.files, found.published_models, found.num_images),
     ),
     Section(
         key="mistakes",
@@ -182,8 +187,10 @@ SECTIONS = (
         question="How was this made?",
         answer=lambda _: (
             "By dvc repro: every number above comes from a file of the pipeline, named under its section, and every "
-            "choice was made on validation images. It is one run with one seed: differences of a few tenths of a point "
-            "may be chance."
+            "choice was made on validation images. What stands in brackets behind an accuracy or a difference is its "
+            "95 % interval (Wilson; Newcombe for paired differences), and models are called better or worse where a "
+            "test on the same images says so (McNemar, exact; corrected by Holm). Both tell of the chance that lies in "
+            "the images. It is one run with one seed, and another seed would give other models."
         ),
     ),
 )
@@ -199,11 +206,6 @@ def read_measured() -> list[MeasuredCandidate]:
         tested = vars(read_evaluation(candidate))
         measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds))
     return measured
-
-
-def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequence[str]) -> str | None:
-    """Finds the augmentation of the run that changes no image; None if each does."""
-    return next((name for name in names if augmentations[name].is_identity), None)
 
 
 def read_confusion() -> dict[tuple[str, str], int]:
@@ -241,6 +243,7 @@ def read_findings(params: Params) -> Findings:
         shrunk_layers=read_shrunk_layers(shrunk[1].way, list(dict.fromkeys(float(file.target) for file in shrunk[1:]))),
         files=files,
         published_models=published_models,
+        comparisons=read_rows(DATA / "frontier/comparisons.csv", Comparison),
         times={(file.kind, file.name, file.precision): file for file in timed},
         stages=read_rows(DATA / "compare/timing.csv", StageTime),
         environment=read_json(DATA / "compare/environment.json"),
@@ -249,7 +252,8 @@ def read_findings(params: Params) -> Findings:
 
 def answer_all(found: Findings) -> dict[str, str]:
     """Answers what ships, then each question of the page."""
-    ships = answers.answer_shipped(found.shipped, found.dense, found.published, found.num_images)
+    compared = answers.find_comparison_with_dense(found.comparisons, found.shipped)
+    ships = answers.answer_shipped(found.shipped, found.dense, found.published, compared)
     return {"ships": ships} | {section.question: section.answer(found) for section in SECTIONS}
 
 

@@ -3,6 +3,7 @@
 Reads:
     data/train/<model>-<augmentation>/metrics.json and model.h5, data/complexity/<model>/metrics.json: of the study's
     grid in params.yaml, and no others that may lie there.
+    data/prepare/val.npz: how many images there are, for the intervals of accuracies.
 
 Writes, in data/select_model/:
     choice.json: the chosen model and augmentation, the reasons in a sentence, architecture and limits of augmentation.
@@ -20,7 +21,8 @@ from pathlib import Path
 
 from stages.lib.network.metrics import is_loss_within
 from stages.lib.params.load import load_params
-from stages.lib.results.rows import Candidate, read_candidates, write_rows
+from stages.lib.results.chance import add_intervals
+from stages.lib.results.rows import Candidate, count_val_images, read_candidates, write_rows
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import write_bytes, write_json
 
@@ -84,8 +86,10 @@ def main() -> None:
     }
     write_json(OUTPUT / "choice.json", choice)
     write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
-    write_json(OUTPUT / "metrics.json", {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:]))
-    write_rows(OUTPUT / "comparison.csv", Candidate, by_accuracy)
+    num_images = {"val": count_val_images()}
+    summary = {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:])
+    write_json(OUTPUT / "metrics.json", add_intervals(summary, num_images))
+    write_rows(OUTPUT / "comparison.csv", Candidate, by_accuracy, num_images)
     print(f"{OUTPUT}: {reason}")
 
 

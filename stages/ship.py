@@ -1,7 +1,8 @@
 """Which file goes to production? Chooses one of the exported files, on validation images only, and describes it.
 
 Reads:
-    data/frontier/frontier.csv: every file with its numbers.
+    data/frontier/frontier.csv: every file with its numbers.   comparisons.csv: which files differ on the test images.
+    data/prepare/val.npz: how many images there are, for the intervals of accuracies.
     data/select_model/: choice.json, metrics.json and model.h5 of the chosen dense model.
     data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
@@ -28,10 +29,13 @@ from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
 from stages.lib.network import metrics
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import DatasetParams, Params, PruneParams
-from stages.lib.report.answers import percent
+from stages.lib.report.answers import find_comparison_with_dense, tell_comparison
 from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
-from stages.lib.results.rows import RankedFile, read_frontier
+from stages.lib.results.chance import add_intervals, compute_interval
+from stages.lib.results.comparisons import Comparison
+from stages.lib.results.rows import RankedFile, count_val_images, read_frontier, read_rows
+from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_json, read_split, write_bytes, write_json
@@ -52,6 +56,7 @@ READS = (
     "ship",
 )
 FRONTIER = Path("data/frontier/frontier.csv")
+COMPARISONS = Path("data/frontier/comparisons.csv")
 CHOICE = Path("data/select_model/choice.json")
 CHOSEN = Path("data/select_model/metrics.json")
 DENSE_MODEL = Path("data/select_model/model.h5")
@@ -99,12 +104,15 @@ def select_file(good: Sequence[RankedFile]) -> RankedFile:
     return min(good, key=lambda file: (file.gzip_size_bytes, -file.val_accuracy, file.name, file.precision))
 
 
-def explain(shipped: RankedFile, num_good: int, num_files: int, chosen: Mapping[str, Any], max_loss: float) -> str:
-    """Writes the reason of the choice in a sentence."""
+def explain(
+    shipped: RankedFile, num_good: int, num_files: int, chosen: Mapping[str, Any], max_loss: float, num_val: int
+) -> str:
+    """Writes the reason of the choice in a sentence; `num_val` are the validation images."""
     return (
         f"{shipped.name} in {shipped.precision} is the smallest once gzipped ({shipped.gzip_size_bytes:,} bytes) of "
         f"the {num_good} of {num_files} files that lose at most {100 * max_loss:g} points of validation accuracy "
-        f"against {chosen['chosen']} ({percent(chosen['val_accuracy'])}): it has {percent(shipped.val_accuracy)}."
+        f"against {chosen['chosen']}, which has {format_accuracy(chosen['val_accuracy'], num_val)}: it has "
+        f"{format_accuracy(shipped.val_accuracy, num_val)}."
     )
 
 
@@ -144,23 +152,39 @@ def list_confused(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> l
     ]
 
 
+def describe_share(name: str, share: float, n: int) -> dict[str, float]:
+    """Describes a share of n images, and its 95 % interval, with six decimals."""
+    low, high = compute_interval(share, n)
+    return {name: round(share, 6), f"{name}_low": low, f"{name}_high": high}
+
+
 def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
     """Measures accuracy, calibration, recall and precision by class, and the most frequent mistakes.
+
+    `images` are those of a class, and the share of them that is found is its recall; `predicted` are those that are
+    taken for it, and the share of them that belong to it is its precision.
 
     `y_true` are (N,) labels, `logits` (N, classes) float32; `num_bins` are those of the calibration error.
     """
     probabilities = metrics.compute_probabilities(logits)
     y_pred = probabilities.argmax(axis=1)
     confusion_matrix = metrics.compute_confusion_matrix(y_true, y_pred, len(class_names))
-    scores = zip(class_names, metrics.compute_class_scores(confusion_matrix), confusion_matrix.sum(axis=1), strict=True)
+    counts = np.stack([confusion_matrix.sum(axis=1), confusion_matrix.sum(axis=0)], axis=1).tolist()
+    scores = zip(class_names, metrics.compute_class_scores(confusion_matrix), counts, strict=True)
     reliability = metrics.compute_reliability(y_true, probabilities, num_bins)
     return {
         "test_accuracy": metrics.compute_accuracy(y_true, y_pred),
         "mean_confidence": round(float(probabilities.max(axis=1).mean()), 6),
         "calibration_error": round(metrics.compute_expected_calibration_error(reliability), 6),
         "classes": [
-            {"class": name, "recall": round(float(r), 6), "precision": round(float(p), 6), "images": int(count)}
-            for name, (p, r, _), count in scores
+            {
+                "class": name,
+                **describe_share("recall", float(r), images),
+                **describe_share("precision", float(p), predicted),
+                "images": images,
+                "predicted": predicted,
+            }
+            for name, (p, r, _), (images, predicted) in scores
         ],
         "most_confused": list_confused(confusion_matrix, class_names),
     }
@@ -179,11 +203,17 @@ def run_file(path: Path, class_names: Sequence[str], num_bins: int) -> dict[str,
 
 
 def describe_model(
-    shipped: RankedFile, content: bytes, measured: Mapping[str, Any], dataset: DatasetParams, reason: str
+    shipped: RankedFile,
+    content: bytes,
+    measured: Mapping[str, Any],
+    dataset: DatasetParams,
+    reason: str,
+    num_val: int,
 ) -> dict[str, Any]:
-    """Puts together the content of model.json; only a pruned model has a sparsity."""
+    """Puts together the content of model.json; only a pruned model has a sparsity. `num_val`: validation images."""
     source = shipped.variant.source
-    return {
+    num_images = {"val": num_val, "test": sum(row["images"] for row in measured["classes"])}
+    described = {
         "name": shipped.name,
         "source": source,
         "precision": shipped.precision,
@@ -204,9 +234,11 @@ def describe_model(
             size=dataset.image_size_px,
             precision=shipped.precision,
         ),
+        "num_images": num_images,
         "val_accuracy": shipped.val_accuracy,
         **{name: value for name, value in measured.items() if name not in ("input", "output")},
     }
+    return add_intervals(described, num_images)
 
 
 def count_epochs(variant: Variant, params: Params) -> int:
@@ -227,6 +259,8 @@ def list_pruning(variant: Variant, prune: PruneParams) -> dict[str, Any]:
 def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[str, Any], params: Params) -> str:
     """Writes the model card; `model` is the content of model.json, `choice` names the dense model that was chosen."""
     variant, times = shipped.variant, read_times(())
+    dense = f"{choice['model']}-{choice['augmentation']}"
+    compared = find_comparison_with_dense(read_rows(COMPARISONS, Comparison), model)
     training = times.find_training(DENSE_MODEL) or {}
     is_dense = variant.source == "train"
     return render(
@@ -239,7 +273,8 @@ def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[st
         pruning=list_pruning(variant, params.prune) if variant.source == "prune" else None,
         params=params,
         latency=times.find_latency(shipped.path),
-        chosen=f"{choice['model']}-{choice['augmentation']}",
+        chosen=dense,
+        comparison=tell_comparison(compared, f"the float32 file of {dense}, the chosen model") if compared else "",
         training_date=training.get("date"),
         versions=list_versions(training),
     )
@@ -252,10 +287,11 @@ def main() -> None:
     files, chosen = read_files(), read_json(CHOSEN)
     good = list_good_files(files, chosen, max_loss)
     shipped = select_file(good)
-    reason = explain(shipped, num_good=len(good), num_files=len(files), chosen=chosen, max_loss=max_loss)
+    num_val = count_val_images()
+    reason = explain(shipped, len(good), len(files), chosen, max_loss, num_val)
     measured = run_file(shipped.path, params.dataset.class_names, params.evaluate.calibration_bins)
     content = shipped.path.read_bytes()
-    model = describe_model(shipped, content, measured, params.dataset, reason)
+    model = describe_model(shipped, content, measured, params.dataset, reason, num_val)
     write_bytes(OUTPUT / "model.tflite", content)
     write_json(OUTPUT / "model.json", model)
     write_bytes(OUTPUT / "model_card.md", write_card(shipped, model, read_json(CHOICE), params).encode())

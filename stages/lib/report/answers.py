@@ -1,23 +1,36 @@
 """Answers the questions of the study in sentences that follow from the numbers, whichever way they go. No TensorFlow.
 
-Accuracies are fractions in [0, 1]. A difference of accuracies is told in points, hundredths of the whole.
+Accuracies are fractions in [0, 1]. A difference of accuracies is told in points, hundredths of the whole. What stands
+in brackets behind either is its 95 % interval. `num_images` are those of the splits val and test.
 """
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from stages.lib.results.published import STUDY_TEST_ACCURACY
+from stages.lib.results.comparisons import (
+    AUGMENTATION,
+    BETTER,
+    CANDIDATES,
+    DISTORTED,
+    FILES,
+    UNKNOWN,
+    WAYS,
+    WORSE,
+    Comparison,
+    find_comparison,
+    list_family,
+)
+from stages.lib.results.published import NUM_IMAGES, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import KIND_OF, Candidate, ModelFile, PublishedModel, RankedFile
+from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import TimedFile
 
 Times = Mapping[tuple[str, str, str], TimedFile]
 """What the exported files take where that is known, by kind, name and precision."""
 
-CHANCE = 2 * math.sqrt(2)  # standard deviations of one accuracy: twice that of the difference of two
 ALIKE = 1.05  # costs whose ratio is below this are "about as" large
 
 
@@ -121,9 +134,28 @@ def join(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def compute_deviation(accuracy: float, num_images: int) -> float:
-    """Computes the standard deviation of an accuracy measured on so many images, each right or wrong by chance."""
-    return math.sqrt(accuracy * (1 - accuracy) / num_images)
+def tell_comparison(found: Comparison | None, reference: str) -> str:
+    """Says which of two models is better on the same images, if a test tells; `reference` names the other one.
+
+    >>> tell_comparison(Comparison("f", "a", "b", 10_000, -0.0057, -0.0083, -0.0031, 1e-5, 1e-4, WORSE), "b")
+    'worse than b by 0.57 points (0.31 to 0.83)'
+    """
+    if found is None:
+        return f"not compared with {reference}, because export left its file out"
+    if found.verdict == UNKNOWN:
+        return (
+            f"no difference to {reference} can be told from {found.n:,} images ({100 * found.difference:+.2f} points, "
+            f"{100 * found.low:+.2f} to {100 * found.high:+.2f})"
+        )
+    sign = 1 if found.verdict == BETTER else -1
+    low, high = sorted((100 * sign * found.low, 100 * sign * found.high))
+    return f"{found.verdict} than {reference} by {abs(100 * found.difference):.2f} points ({low:.2f} to {high:.2f})"
+
+
+def tell_tests(*families: Sequence[Comparison]) -> str:
+    """Tells how models were compared: `families` are those whose p values were corrected together."""
+    counts = join([str(len(family)) for family in families if family])
+    return f"Tests are paired, on the same images, and corrected for all {counts} of their kind (Holm)."
 
 
 def tell_purpose(shipped: Mapping[str, Any]) -> str:
@@ -135,81 +167,100 @@ def tell_purpose(shipped: Mapping[str, Any]) -> str:
     )
 
 
-def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, num_images: int) -> str:
+def find_comparison_with_dense(comparisons: Sequence[Comparison], shipped: Mapping[str, Any]) -> Comparison | None:
+    """Finds how the shipped file, of data/ship/model.json, compares with the float32 file of the chosen model."""
+    label = f"{shipped['name']}{' int8' if shipped['precision'] == 'int8' else ''}"
+    family = list_family(comparisons, FILES[KIND_OF[shipped["source"]]])
+    return next((row for row in family if row.name == label), None)
+
+
+def answer_shipped(
+    shipped: Mapping[str, Any], dense: ModelFile, published: float | None, compared: Comparison | None
+) -> str:
     """Answers what ships.
 
     `shipped` is data/ship/model.json, `dense` the float32 file of the chosen model, `published` the test accuracy of
-    the study's choice, if this run has a model of that name.
+    the study's choice, if this run has a model of that name, `compared` how the shipped file compares with `dense`,
+    unless it is that file.
     """
-    made = KIND_OF[shipped["source"]]
+    made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
     accuracy, size = shipped["test_accuracy"], shipped["gzip_size_bytes"]
     smaller = compare_cost(size, dense.gzip_size_bytes, "smaller than", "larger than", "about as large as")
+    reference = f"the dense float32 file of {dense.name}, the chosen model"
+    verdict = tell_comparison(compared, reference) if compared else f"it is {reference}"
     text = (
-        f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {percent(accuracy)} of {num_images:,} test "
-        f"images right, {compare_accuracy(accuracy, dense.test_accuracy)} the dense float32 file of {dense.name}, the "
-        f"chosen model, and gzipped it is {smaller} that file."
+        f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
+        f"{num_images:,} test images right: {verdict}. Gzipped it is {smaller} that file."
     )
     if published is None:
         return text
     return (
-        f"{text} It has {compare_accuracy(accuracy, published)} the {percent(published)} that the "
-        "study published for its choice, a model of its own, on the test images of Fashion-MNIST."
+        f"{text} It has {compare_accuracy(accuracy, published)} the "
+        f"{format_accuracy(published, NUM_IMAGES['test'])} that the study published for its choice, a model of its "
+        "own, on the test images of Fashion-MNIST; without its predictions, that is no paired test."
     )
 
 
-def answer_choice(chosen: MeasuredCandidate, candidates: Sequence[MeasuredCandidate], reason: str) -> str:
+def answer_choice(
+    chosen: MeasuredCandidate, reason: str, comparisons: Sequence[Comparison], num_images: Mapping[str, int]
+) -> str:
     """Answers which model was chosen and why."""
-    better = sum(candidate.test_accuracy > chosen.test_accuracy for candidate in candidates)
-    if len(candidates) == 1:
+    others = list_family(comparisons, CANDIDATES)
+    if not others:
         return f"{reason} It is the only candidate."
-    rank = "no other does better" if not better else f"{better} of the other {len(candidates) - 1} do better"
-    return f"{reason} On the test images, which chose nothing, it has {percent(chosen.test_accuracy)}, and {rank}."
+    counts = Counter(row.verdict for row in others)
+    return (
+        f"{reason} On the test images, which chose nothing, it has "
+        f"{format_accuracy(chosen.test_accuracy, num_images['test'])}: of the other {len(others)}, {counts[BETTER]} do "
+        f"better and {counts[WORSE]} worse; for {counts[UNKNOWN]}, no difference can be told from "
+        f"{num_images['test']:,} images. {tell_tests(others)}"
+    )
 
 
-def answer_augmentation(candidates: Sequence[MeasuredCandidate], baseline: str | None, num_images: int) -> str:
+def answer_augmentation(
+    candidates: Sequence[MeasuredCandidate], baseline: str | None, comparisons: Sequence[Comparison]
+) -> str:
     """Answers whether augmentation helped. `baseline` is the augmentation that changes nothing, if the run has one."""
     names = list(dict.fromkeys(candidate.augmentation for candidate in candidates))
     if baseline is None:
         return "No model of this run was trained without augmentation, so nothing says whether it helped."
     if names == [baseline]:
         return "Every model of this run was trained without augmentation."
-    of = {(candidate.model, candidate.augmentation): candidate for candidate in candidates}
-    models = list(dict.fromkeys(candidate.model for candidate in candidates))
-    plain, distorted, mean_gains = [], [], {}
-    for name in (name for name in names if name != baseline):
-        gains = [of[model, name].test_accuracy - of[model, baseline].test_accuracy for model in models]
-        mean_gains[name] = mean(gains)
-        better = sum(gain > 0 for gain in gains)
-        plain.append(f"{name} {describe_change(mean(gains))} (better for {better} of {len(models)})")
-        if name in of[models[0], name].under:  # an augmentation that changes nothing distorts nothing either
-            gain = mean(of[model, name].under[name] - of[model, baseline].under[name] for model in models)
-            distorted.append(f"{name} {describe_change(gain)}")
-    noise = compute_deviation(mean(candidate.test_accuracy for candidate in candidates), num_images)
-    under_distortion = (
-        f" On test images distorted in the way that the model was trained for, {join(distorted)}." if distorted else ""
+    keys = {
+        name: [candidate.key for candidate in candidates if candidate.augmentation == name]
+        for name in names
+        if name != baseline
+    }
+    as_they_are, distorted = (list_family(comparisons, family) for family in (AUGMENTATION, DISTORTED))
+    num_models = len(candidates) // len(names)
+    text = (
+        f"On test images as they are, averaged over {num_models} {'models' if num_models > 1 else 'model'} and against "
+        f"{baseline}, {join_changes(as_they_are, keys)}."
     )
-    return (
-        f"On test images as they are, {name_helpful(mean_gains, noise)}: against {baseline}, averaged over "
-        f"{len(models)} {'models' if len(models) > 1 else 'model'}, {join(plain)}.{under_distortion} One standard "
-        f"deviation of an accuracy on so many images is {100 * noise:.2f} points; this is one run with one seed."
-    )
+    if distorted:  # an augmentation that changes nothing distorts nothing either
+        told = join_changes(distorted, keys)
+        text += f" On test images distorted in the way that the model was trained for, {told}."
+    return f"{text} {tell_tests(as_they_are, distorted)} They tell these models apart; another seed may give others."
 
 
-def name_helpful(gains: Mapping[str, float], deviation: float) -> str:
-    """Says which augmentations helped, by mean gain, and which perhaps by chance.
+def join_changes(comparisons: Sequence[Comparison], keys: Mapping[str, Sequence[str]]) -> str:
+    """Says what each augmentation changed: on average, and for how many models that can be told.
 
-    >>> name_helpful({"flip": 0.0014, "blur": -0.01}, 0.0025)
-    'flip helped a little, perhaps by chance'
+    `keys` are those of the candidates, by augmentation; augmentations without a comparison are left out.
     """
-    limit = CHANCE * deviation
-    sure = [name for name, gain in gains.items() if gain >= limit]
-    perhaps = [name for name, gain in gains.items() if 0 < gain < limit]
-    parts = [f"{join(sure)} helped"] if sure else []
-    parts += [f"{join(perhaps)} helped a little, perhaps by chance"] if perhaps else []
-    return join(parts) if parts else "augmentation did not help"
+    parts = []
+    for name, of_name in keys.items():
+        rows = [row for row in comparisons if row.name in of_name]
+        if rows:
+            counts = Counter(row.verdict for row in rows)
+            told = join([f"{verdict} for {counts[verdict]}" for verdict in (BETTER, WORSE, UNKNOWN) if counts[verdict]])
+            parts.append(f"{name} {describe_change(mean(row.difference for row in rows))} ({told})")
+    return join(parts)
 
 
-def answer_receptive_field(chosen: Candidate, candidates: Sequence[Candidate], image_size_px: int) -> str:
+def answer_receptive_field(
+    chosen: Candidate, candidates: Sequence[Candidate], image_size_px: int, num_images: Mapping[str, int]
+) -> str:
     """Answers how much a unit sees, and whether models whose units see more are more accurate."""
     sizes = sorted({candidate.receptive_field_px for candidate in candidates})
     best = [max(one.val_accuracy for one in candidates if one.receptive_field_px == size) for size in sizes]
@@ -219,11 +270,12 @@ def answer_receptive_field(chosen: Candidate, candidates: Sequence[Candidate], i
     )
     if len(sizes) == 1:
         return text
-    listed = join([f"{percent(accuracy)} at {px} px" for px, accuracy in zip(sizes, best, strict=True)])
+    told = [format_accuracy(accuracy, num_images["val"]) for accuracy in best]
+    listed = join([f"{accuracy} at {px} px" for px, accuracy in zip(sizes, told, strict=True)])
     rises = "rises" if best == sorted(best) else "does not always rise"
     return (
-        f"{text} The best validation accuracy {rises} with the receptive field ({listed}), but these models differ in "
-        "more than that."
+        f"{text} The best validation accuracy {rises} with the receptive field: {listed}. But these models differ in "
+        "more than that, and no test compares them here."
     )
 
 
@@ -242,7 +294,9 @@ def answer_arithmetic(model: str, layers: Sequence[Layer]) -> str:
     )
 
 
-def answer_pruning(files: Sequence[ModelFile], max_loss: float, num_images: int) -> str:
+def answer_pruning(
+    files: Sequence[ModelFile], max_loss: float, comparisons: Sequence[Comparison], num_images: Mapping[str, int]
+) -> str:
     """Answers what pruning gave. The first is the dense model; `max_loss` is what a shipped file may lose."""
     dense, *pruned = files
     sentences = []
@@ -254,21 +308,25 @@ def answer_pruning(files: Sequence[ModelFile], max_loss: float, num_images: int)
             continue
         best = max(good, key=lambda file: float(file.target))
         smaller = compare_cost(best.gzip_size_bytes, dense.gzip_size_bytes, "smaller", "larger", "about as large")
+        compared = find_comparison(comparisons, FILES["pruned"], best.name, dense.name)
         sentences.append(
-            f"{ranking} reaches {100 * float(best.target):g} % zeros: {percent(best.test_accuracy)} of the test images "
-            f"right, {compare_accuracy(best.test_accuracy, dense.test_accuracy)} before, and its gzipped model file is "
-            f"{smaller}"
+            f"{ranking} reaches {100 * float(best.target):g} % zeros: "
+            f"{format_accuracy(best.test_accuracy, num_images['test'])} of the test images right, "
+            f"{tell_comparison(compared, dense.name)}, and its gzipped model file is {smaller}"
         )
     text = f"With at most {100 * max_loss:g} points of validation accuracy lost, {'; '.join(sentences)}."
     target = max(pruned, key=lambda file: float(file.target)).target
     first, *others = rank_ways(pruned, target)
-    if not others:
-        return text
-    return (
-        f"{text} At {100 * float(target):g} % zeros, {first.way} has "
-        f"{compare_accuracy(first.test_accuracy, others[-1].test_accuracy)} {others[-1].way} on the test images"
-        f"{describe_chance(first, others[-1], dense, num_images)}."
-    )
+    if others:
+        compared = find_comparison(comparisons, WAYS["pruned"], first.name, others[-1].name)
+        text += f" At {100 * float(target):g} % zeros, {first.way}: {tell_comparison(compared, others[-1].way)}."
+    return f"{text} {tell_file_tests(comparisons, 'pruned')}"
+
+
+def tell_file_tests(comparisons: Sequence[Comparison], kind: str) -> str:
+    """Tells what of the models of a kind, pruned or shrunk, was compared, and how."""
+    families = [list_family(comparisons, family) for family in (FILES[kind], WAYS[kind])]
+    return f"What is compared are the LiteRT files in float32. {tell_tests(*families)}"
 
 
 def rank_ways(files: Sequence[ModelFile], target: str) -> list[ModelFile]:
@@ -276,35 +334,31 @@ def rank_ways(files: Sequence[ModelFile], target: str) -> list[ModelFile]:
     return sorted((file for file in files if file.target == target), key=lambda file: -file.test_accuracy)
 
 
-def describe_chance(better: ModelFile, worse: ModelFile, original: ModelFile, num_images: int) -> str:
-    """Says in brackets where a gap of two accuracies is small enough to be chance: below two standard deviations.
-
-    A gap that rounds to 0.00 points needs no such word.
-    """
-    points = round(100 * (better.test_accuracy - worse.test_accuracy), 2)
-    limit = 100 * CHANCE * compute_deviation(original.test_accuracy, num_images)
-    return f" (which may be chance: it is below {limit:.2f} points)" if 0 < points < limit else ""
-
-
-def answer_shrinking(files: Sequence[ModelFile], num_images: int) -> str:
+def answer_shrinking(
+    files: Sequence[ModelFile], comparisons: Sequence[Comparison], num_images: Mapping[str, int]
+) -> str:
     """Answers what shrinking gave. The first is the whole model; the others are ways and shares of the MACs."""
     whole, *shrunk = files
     sentences = []
     for target in dict.fromkeys(file.target for file in shrunk):
         best, *others = rank_ways(shrunk, target)
+        compared = find_comparison(comparisons, FILES["shrunk"], best.name, whole.name)
         text = (
-            f"At {100 * best.macs / whole.macs:.1f} % of the MACs, {best.way} has {percent(best.test_accuracy)} of "
-            f"the test images right, {compare_accuracy(best.test_accuracy, whole.test_accuracy)} the whole model"
+            f"At {100 * best.macs / whole.macs:.1f} % of the MACs, {best.way} has "
+            f"{format_accuracy(best.test_accuracy, num_images['test'])} of the test images right: "
+            f"{tell_comparison(compared, 'the whole model')}"
         )
         if others:
-            compared = compare_accuracy(best.test_accuracy, others[-1].test_accuracy)
-            chance = describe_chance(best, others[-1], whole, num_images)
-            text += f", and {compared} {others[-1].way}, the last of {1 + len(others)} ways{chance}"
+            compared = find_comparison(comparisons, WAYS["shrunk"], best.name, others[-1].name)
+            last = f"{others[-1].way} (the last of {1 + len(others)} ways)"
+            text += f"; {tell_comparison(compared, last)}"
         sentences.append(f"{text}.")
-    return " ".join(sentences)
+    return f"{' '.join(sentences)} {tell_file_tests(comparisons, 'shrunk')}"
 
 
-def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedModel]) -> str:
+def answer_frontier(
+    ours: Sequence[RankedFile], published: Sequence[PublishedModel], num_images: Mapping[str, int]
+) -> str:
     """Answers which of our files give the most for their cost, and where models stand that others published."""
     front = [file for file in ours if file.is_on_size_front]
     smallest = min(front, key=lambda file: file.gzip_size_bytes)
@@ -312,8 +366,8 @@ def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedMod
     text = (
         f"{len(front)} of {len(ours)} model files are beaten by no other on the validation images at their gzipped "
         f"size; the smallest of these is {smallest.name} in {smallest.precision} with "
-        f"{smallest.gzip_size_bytes / 1000:,.0f} kB and {percent(smallest.test_accuracy)} of the test images "
-        "right."
+        f"{smallest.gzip_size_bytes / 1000:,.0f} kB and "
+        f"{format_accuracy(smallest.test_accuracy, num_images['test'])} of the test images right."
     )
     if not published:
         return text
@@ -321,16 +375,17 @@ def answer_frontier(ours: Sequence[RankedFile], published: Sequence[PublishedMod
     cheaper = [file.name for file in ahead if file.parameters <= best.parameters]
     text += (
         f" Of {len(published)} results beside them that others published, on Fashion-MNIST, {len(ahead)} "
-        f"{'is' if len(ahead) == 1 else 'are'} more accurate than the best file here on the test images "
-        f"({percent(best.test_accuracy)})"
+        f"{'is' if len(ahead) == 1 else 'are'} more accurate than the best file here on the test images, which has "
+        f"{format_accuracy(best.test_accuracy, num_images['test'])}"
     )
     if ahead:
-        text += f": {join([f'{file.name} ({percent(file.test_accuracy)})' for file in ahead])}"
+        told = [f"{file.name} with {format_accuracy(file.test_accuracy, NUM_IMAGES['test'])}" for file in ahead]
+        text += f": {join(told)}"
         text += f"; {join(cheaper)} with no more parameters" if cheaper else ""
-    return f"{text}."
+    return f"{text}. Without their predictions, that is no paired test."
 
 
-def answer_curves(chosen: Candidate, curves: Sequence[CurvePoint]) -> str:
+def answer_curves(chosen: Candidate, curves: Sequence[CurvePoint], num_images: Mapping[str, int]) -> str:
     """Answers how training went."""
     accuracies: dict[tuple[str, str], list[float]] = {}
     for point in curves:
@@ -339,7 +394,8 @@ def answer_curves(chosen: Candidate, curves: Sequence[CurvePoint]) -> str:
     were_best = [values[-1] >= max(values) for (_, split), values in accuracies.items() if split == "val"]
     return (
         f"After {len(val)} epochs {chosen.key} gets {percent(train[-1])} of the training images (as augmented) and "
-        f"{percent(val[-1])} of the validation images right, {compare_accuracy(val[-1], train[-1])} on those. "
+        f"{format_accuracy(val[-1], num_images['val'])} of the validation images right, "
+        f"{compare_accuracy(val[-1], train[-1])} on those. "
         f"{sum(were_best)} of {len(were_best)} candidates were at their best on validation images in the last epoch."
     )
 
@@ -349,8 +405,9 @@ def answer_classes(shipped: Mapping[str, Any]) -> str:
     ranked = sorted(shipped["classes"], key=lambda row: row["recall"])
     confused = [f"{row['actual']} taken for {row['predicted']} ({row['images']})" for row in shipped["most_confused"]]
     return (
-        f"The shipped file is worst at {ranked[0]['class']} ({percent(ranked[0]['recall'])} found) and best at "
-        f"{ranked[-1]['class']} ({percent(ranked[-1]['recall'])})."
+        f"The shipped file is worst at {ranked[0]['class']}, of which it finds "
+        f"{format_accuracy(ranked[0]['recall'], ranked[0]['images'])}, and best at {ranked[-1]['class']} with "
+        f"{format_accuracy(ranked[-1]['recall'], ranked[-1]['images'])}."
         + (f" Most often, in images: {join(confused)}." if confused else "")
     )
 
@@ -362,7 +419,8 @@ def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error
     fit = "just as much as it deserves" if gap == 0 else f"{trust}, by {abs(gap):.2f} points on average"
     return (
         f"The shipped file trusts itself {fit}: its mean confidence is {percent(shipped['mean_confidence'])}, and "
-        f"{percent(shipped['test_accuracy'])} of its answers are right. Its calibration error is "
+        f"{format_accuracy(shipped['test_accuracy'], shipped['num_images']['test'])} of its answers are right. "
+        "Its calibration error is "
         f"{percent(shipped['calibration_error'])}, that of {chosen} {percent(calibration_error)}."
     )
 

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from stages.lib.report.answers import percent
 from stages.lib.report.tables import NOT_MEASURED
 from stages.lib.results import published
-from stages.lib.results.tables import escape_markdown
+from stages.lib.results.tables import escape_markdown, format_accuracy
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -20,11 +20,12 @@ UNITS = {  # how a table writes a number
     "px": "{:.0f} px",
     "s": "{:,.1f} s",
     "MiB": "{:,.0f} MiB",
+    "p": "{:.2g}",
 }
 
 
 def format_number(value: float | str | None, unit: str = "") -> str:
-    """Writes a number with its unit: a key of `UNITS`, or "%" or "percent" of a fraction, with one or two digits.
+    """Writes a number with its unit: a key of `UNITS`, or "%", "percent" or "points" of a fraction.
 
     What is unknown is empty, but a time says that it was not measured; "" stands for what cannot be.
 
@@ -39,6 +40,8 @@ def format_number(value: float | str | None, unit: str = "") -> str:
         return percent(value)
     if unit == "%":
         return f"{100 * value:.1f} %"
+    if unit == "points":
+        return f"{100 * value:+.2f}"
     return UNITS[unit].format(value / 1000 if unit == "kB" else value)
 
 
@@ -58,7 +61,12 @@ def make_environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.globals["published"] = published
-    environment.filters |= {"number": format_number, "text": format_text, "markdown": escape_markdown}
+    environment.filters |= {
+        "number": format_number,
+        "accuracy": format_accuracy,
+        "text": format_text,
+        "markdown": escape_markdown,
+    }
     return environment
 
 

@@ -5,9 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
-from stages.lib.results.published import STUDY_CHOICE
+from stages.lib.results.chance import add_intervals, compute_interval
+from stages.lib.results.comparisons import Comparison, list_family
+from stages.lib.results.published import NUM_IMAGES, STUDY_CHOICE
 from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile, mark_shipped
 from stages.lib.results.times import NOT_VERSIONS
+
+ENDS = ("_low", "_high")  # of the names of an interval, behind that of its accuracy
 
 Rows = list[dict[str, Any]]
 
@@ -17,15 +21,16 @@ NOT_MEASURED = "not measured here"
 def list_replaced(found: Any) -> Rows:
     """Lists what the shipped file replaces, and that file last; what is unknown is None."""
     shipped = found.shipped
+    dense = add_intervals(asdict(found.dense), found.num_images)
     ours = [
-        {**asdict(found.dense), "name": f"{found.chosen.key}, chosen, dense float32", "median_ms": found.dense_ms},
+        {**dense, "name": f"{found.chosen.key}, chosen, dense float32", "median_ms": found.dense_ms},
         {**shipped, "name": f"{shipped['name']}, {shipped['precision']}, ships", "median_ms": found.shipped_ms},
     ]
     if found.published is None:
         return ours
     study = {"name": f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", "test_accuracy": found.published}
     unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "parameters", "macs"))
-    return [{**study, **unknown, "median_ms": ""}, *ours]
+    return [{**add_intervals(study, NUM_IMAGES), **unknown, "median_ms": ""}, *ours]
 
 
 def list_facts(found: Any) -> Rows:
@@ -33,7 +38,7 @@ def list_facts(found: Any) -> Rows:
     made, timed = found.environment, next(iter(found.times.values()), None)
     facts = {
         "seed": str(found.seed),
-        "test images": f"{found.num_images:,}",
+        "test images": f"{found.num_images['test']:,}",
         "SHA-256 of the shipped file": found.shipped["sha256"],
     }
     if made:
@@ -57,26 +62,51 @@ def list_versions(made: Mapping[str, Any]) -> dict[str, str]:
 
 def list_classes(shipped: Mapping[str, Any], recall_of_chosen: Mapping[str, float]) -> Rows:
     """Lists the classes of the shipped file, each with its recall in the chosen model."""
-    return [{**row, "recall_of_chosen": recall_of_chosen.get(row["class"])} for row in shipped["classes"]]
+    return [
+        {**row, **name_accuracy("recall_of_chosen", recall_of_chosen.get(row["class"]), row["images"])}
+        for row in shipped["classes"]
+    ]
 
 
-def list_candidates(candidates: Sequence[MeasuredCandidate], chosen: MeasuredCandidate) -> Rows:
-    """Lists all candidates for a chart that shows which is chosen."""
-    return [{**asdict(candidate), "is_chosen": candidate == chosen} for candidate in candidates]
+def name_accuracy(name: str, accuracy: float | None, num_images: int) -> dict[str, float | None]:
+    """Names an accuracy, and behind it the ends of its 95 % interval; None where it is not known."""
+    interval = (None, None) if accuracy is None else compute_interval(accuracy, num_images)
+    return {name: accuracy} | {f"{name}{end}": bound for end, bound in zip(ENDS, interval, strict=True)}
 
 
-def list_accuracies(candidates: Sequence[MeasuredCandidate]) -> Rows:
+def list_candidates(
+    candidates: Sequence[MeasuredCandidate], chosen: MeasuredCandidate, num_images: Mapping[str, int]
+) -> Rows:
+    """Lists all candidates, and which is chosen; `num_images` here and below are those of val and test."""
+    return [
+        {
+            **add_intervals(asdict(candidate), num_images),
+            "key": candidate.key,
+            **name_accuracy("published", candidate.published, NUM_IMAGES["test"]),
+            "is_chosen": candidate == chosen,
+        }
+        for candidate in candidates
+    ]
+
+
+def list_accuracies(candidates: Sequence[MeasuredCandidate], num_images: Mapping[str, int]) -> Rows:
     """Lists the test accuracies of all candidates: a row for each kind of images."""
     return [
-        {"model": candidate.model, "augmentation": candidate.augmentation, "images": images, "accuracy": accuracy}
+        {"model": candidate.model, "augmentation": candidate.augmentation, "images": images}
+        | name_accuracy("accuracy", accuracy, num_images["test"])
         for candidate in candidates
         for images, accuracy in _list_accuracies(candidate).items()
     ]
 
 
-def list_distortions(candidates: Sequence[MeasuredCandidate]) -> Rows:
+def list_distortions(candidates: Sequence[MeasuredCandidate], num_images: Mapping[str, int]) -> Rows:
     """Lists the test accuracies of all candidates: a row for each of them."""
-    return [{"key": candidate.key, **_list_accuracies(candidate)} for candidate in candidates]
+    rows: Rows = []
+    for candidate in candidates:
+        rows.append({"key": candidate.key})
+        for images, accuracy in _list_accuracies(candidate).items():
+            rows[-1] |= name_accuracy(images, accuracy, num_images["test"])
+    return rows
 
 
 def _list_accuracies(candidate: MeasuredCandidate) -> dict[str, float]:
@@ -84,12 +114,20 @@ def _list_accuracies(candidate: MeasuredCandidate) -> dict[str, float]:
     return {"as they are": candidate.test_accuracy, **distorted}
 
 
-def list_epochs(curves: Sequence[CurvePoint]) -> Rows:
-    """Lists the epochs of all candidates: accuracy on `train` and on `val` images."""
+def list_comparisons(comparisons: Sequence[Comparison], family: str) -> Rows:
+    """Lists the comparisons of a family."""
+    rows = [asdict(row) for row in list_family(comparisons, family)]
+    return [{**row, "difference_low": row["low"], "difference_high": row["high"]} for row in rows]
+
+
+def list_epochs(curves: Sequence[CurvePoint], num_images: Mapping[str, int]) -> Rows:
+    """Lists the epochs of all candidates: accuracy on `train` images, while the weights change, and on `val` images."""
     epochs: dict[tuple[str, int], dict[str, Any]] = {}
     for point in curves:
         key = f"{point.model}-{point.augmentation}"
-        epochs.setdefault((key, point.epoch), {"key": key, "epoch": point.epoch})[point.split] = point.accuracy
+        row = epochs.setdefault((key, point.epoch), {"key": key, "epoch": point.epoch})
+        is_val = point.split == "val"
+        row |= name_accuracy("val", point.accuracy, num_images["val"]) if is_val else {point.split: point.accuracy}
     return list(epochs.values())
 
 
@@ -104,9 +142,15 @@ def list_grids(layers: Mapping[str, Sequence[Layer]]) -> Rows:
     return rows
 
 
-def list_pruned(files: Sequence[ModelFile], epochs: Mapping[float, int]) -> Rows:
+def list_pruned(files: Sequence[ModelFile], epochs: Mapping[float, int], num_images: Mapping[str, int]) -> Rows:
     """Lists the dense model, which comes first, and all pruned ones with the epochs of their own fine-tuning."""
-    return [{**asdict(file), "epochs": epochs[float(file.target)] if file.kind == "pruned" else None} for file in files]
+    return [
+        {
+            **add_intervals(asdict(file), num_images),
+            "epochs": epochs[float(file.target)] if file.kind == "pruned" else None,
+        }
+        for file in files
+    ]
 
 
 def list_zeros(zeros: Sequence[KernelZeros]) -> Rows:
@@ -118,11 +162,11 @@ def list_zeros(zeros: Sequence[KernelZeros]) -> Rows:
     return list(rows.values())
 
 
-def list_shrunk(files: Sequence[ModelFile], times: Times) -> Rows:
+def list_shrunk(files: Sequence[ModelFile], times: Times, num_images: Mapping[str, int]) -> Rows:
     """Lists the whole model, which comes first, and all shrunk ones, with the time of an image by precision."""
     return [
         {
-            **asdict(file),
+            **add_intervals(asdict(file), num_images),
             "share": file.macs / files[0].macs,
             **{precision: find_ms(times, file.kind, file.name, precision) for precision in ("float32", "int8")},
         }
@@ -130,16 +174,19 @@ def list_shrunk(files: Sequence[ModelFile], times: Times) -> Rows:
     ]
 
 
-def list_files(files: Sequence[RankedFile], published: Sequence[PublishedModel], times: Times) -> Rows:
+def list_files(
+    files: Sequence[RankedFile], published: Sequence[PublishedModel], times: Times, num_images: Mapping[str, int]
+) -> Rows:
     """Lists our files, with the time of an image, and what others published; "" stands where none can be timed."""
     rows: Rows = []
     for file in files:
         is_timed = file.format == "tflite"
         milliseconds = find_ms(times, file.kind, file.name, file.precision) if is_timed else ""
-        rows.append({**asdict(file), "label": file.label, "median_ms": milliseconds})
+        rows.append({**add_intervals(asdict(file), num_images), "label": file.label, "median_ms": milliseconds})
     unknown = {"val_accuracy": None, "gzip_size_bytes": None, "median_ms": ""}
     known = {"kind": "published", "precision": "float32"}
-    return rows + [{**asdict(model), **known, **unknown, "label": model.name} for model in published]
+    others = [{**asdict(model), **known, **unknown, "label": model.name} for model in published]
+    return rows + [add_intervals(row, NUM_IMAGES) for row in others]
 
 
 def list_points(rows: Sequence[Any], shipped: Mapping[str, Any]) -> Rows:
@@ -168,13 +215,13 @@ def list_costs(costs: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 def list_columns(rows: Rows, first: str, unit: str) -> list[tuple[str, ...]]:
     """Lists the columns of a table whose rows all have the same keys: a name, and values in one unit."""
-    name, *others = rows[0]
+    name, *others = (key for key in rows[0] if not key.endswith(ENDS))
     return [(first, name), *[(other, other, unit) for other in others]]
 
 
 def find_range(rows: Rows) -> tuple[float, float]:
     """Finds the least and the greatest value of such a table."""
-    values = [value for row in rows for value in row.values() if not isinstance(value, str)]
+    values = [value for row in rows for key, value in row.items() if key != "key" and not key.endswith(ENDS)]
     return min(values), max(values)
 
 

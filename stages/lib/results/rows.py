@@ -11,7 +11,9 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
-from stages.lib.storage.files import compute_gzip_size_bytes, read_csv, read_json, write_bytes, write_csv
+from stages.lib.results import published
+from stages.lib.results.chance import add_intervals
+from stages.lib.storage.files import compute_gzip_size_bytes, read_arrays, read_csv, read_json, write_bytes, write_csv
 from stages.lib.storage.variant import DATA, Variant
 
 Row = TypeVar("Row")
@@ -154,6 +156,18 @@ def read_cost(model: str) -> dict[str, Any]:
     return read_json(DATA / "complexity" / model / "metrics.json")
 
 
+def count_val_images() -> int:
+    """Counts the validation images."""
+    (labels,) = read_arrays(DATA / "prepare/val.npz", "labels")
+    return len(labels)
+
+
+def count_images(candidate: str) -> dict[str, int]:
+    """Counts the images by split, val and test, those that `evaluate` used for a candidate of that key."""
+    (labels,) = read_arrays(DATA / "evaluate" / candidate / "predictions.npz", "labels")
+    return {"val": count_val_images(), "test": len(labels)}
+
+
 def read_evaluation(candidate: Candidate) -> Evaluation:
     """Reads what a candidate is worth on test images."""
     measured = read_json(DATA / "evaluate" / candidate.key / "metrics.json")
@@ -237,13 +251,18 @@ def read_kernel_zeros(rankings: Sequence[str], sparsities: Sequence[float]) -> l
     return _parse(KernelZeros, rows)
 
 
-def write_rows(path: Path, row_type: type[Row], rows: Sequence[Row]) -> None:
-    """Writes rows of one type as CSV; without any, the names of the columns alone."""
-    names = list(get_type_hints(row_type))
+def write_rows(
+    path: Path, row_type: type[Row], rows: Sequence[Row], num_images: Mapping[str, int] | None = None
+) -> None:
+    """Writes rows of one type as CSV, accuracies with their intervals; without any, the names of the columns alone.
+
+    `num_images` are those of val and test, for rows that hold accuracies.
+    """
+    names, counts = list(get_type_hints(row_type)), num_images or {}
     if rows:
-        write_csv(path, [{name: getattr(row, name) for name in names} for row in rows])
+        write_csv(path, [add_intervals({name: getattr(row, name) for name in names}, counts) for row in rows])
     else:
-        write_bytes(path, f"{','.join(names)}\n".encode())
+        write_bytes(path, f"{','.join(add_intervals(dict.fromkeys(names), counts))}\n".encode())
 
 
 def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
@@ -251,12 +270,18 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     return _parse(row_type, read_csv(path))
 
 
-def write_frontier(path: Path, files: Sequence[RankedFile], published: Sequence[PublishedModel]) -> None:
-    """Writes our files, at least one, and what others published, as one table."""
+def write_frontier(
+    path: Path, files: Sequence[RankedFile], others: Sequence[PublishedModel], num_images: Mapping[str, int]
+) -> None:
+    """Writes our files, at least one, and what others published, as one table, accuracies with their intervals.
+
+    `num_images` are those of val and test, on which ours were measured.
+    """
     rows = [{**asdict(file), "published_by": ""} for file in files]
     blank = dict.fromkeys(rows[0]) | {"is_on_size_front": False, "is_on_macs_front": False}
-    others = [{**blank, "kind": "published", **asdict(model), "precision": "float32"} for model in published]
-    write_csv(path, [*rows, *others])
+    theirs = [{**blank, "kind": "published", **asdict(model), "precision": "float32"} for model in others]
+    measured = [add_intervals(row, num_images) for row in rows]
+    write_csv(path, measured + [add_intervals(row, published.NUM_IMAGES) for row in theirs])
 
 
 def read_frontier(path: Path) -> tuple[list[RankedFile], list[PublishedModel]]:

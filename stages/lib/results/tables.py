@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
+from stages.lib.results.chance import compute_interval
+from stages.lib.results.published import NUM_IMAGES, STUDY_CHOICE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import UNDER, ModelFile
 from stages.lib.results.times import NOT_VERSIONS, StageTime
 
@@ -16,6 +17,16 @@ def escape_markdown(text: str) -> str:
     'a\\|b\\_c'
     """
     return re.sub(r"([\\`*_\[\]<>&|~$#]|:(?=\w))", r"\\\1", " ".join(text.split()))
+
+
+def format_accuracy(accuracy: float, n: int) -> str:
+    """Writes an accuracy that was measured on n images, with its 95 % interval.
+
+    >>> format_accuracy(0.9434, 10_000)
+    '94.34 % (93.9 to 94.8)'
+    """
+    low, high = compute_interval(accuracy, n)
+    return f"{100 * accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -37,9 +48,9 @@ def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mappin
     Args:
         chosen: the chosen candidate: model, augmentation, test_accuracy, macs, parameters.
         dense: its Keras file.
-        shipped: data/ship/model.json.
+        shipped: data/ship/model.json, which knows how many test images there are.
     """
-    published = f"{100 * STUDY_TEST_ACCURACY[STUDY_CHOICE]:.2f} %"
+    published = format_accuracy(STUDY_TEST_ACCURACY[STUDY_CHOICE], NUM_IMAGES["test"])
     sizes = {"size_bytes": dense.size_bytes, "gzip_size_bytes": dense.gzip_size_bytes}
     files = {
         f"{chosen['model']}-{chosen['augmentation']}, chosen on validation": {**chosen, **sizes},
@@ -49,7 +60,7 @@ def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mappin
     rows += [
         [
             name,
-            f"{100 * row['test_accuracy']:.2f} %",
+            format_accuracy(row["test_accuracy"], shipped["num_images"]["test"]),
             f"{row['parameters']:,}",
             f"{row['macs']:,}",
             f"{row['size_bytes'] / 1000:,.0f} kB",
@@ -60,9 +71,13 @@ def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mappin
     return format_table(["model", "test accuracy", "parameters", "MACs", "file", "gzipped"], rows)
 
 
-def format_grid(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """Writes the table of all candidates, beside what the study published of them."""
+def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str, int]) -> str:
+    """Writes the table of all candidates beside what the study published of them.
+
+    `num_images` are those of val and test.
+    """
     distortions = [name for name in candidates[0] if name.startswith(UNDER)]
+    num_tested = num_images["test"]
     rows = []
     for row in candidates:
         published = STUDY_TEST_ACCURACY.get((row["model"], row["augmentation"]))
@@ -70,10 +85,10 @@ def format_grid(candidates: Sequence[Mapping[str, Any]]) -> str:
         rows.append(
             [
                 f"{row['model']}-{row['augmentation']}",
-                f"{100 * row['val_accuracy']:.2f} %",
-                f"{100 * row['test_accuracy']:.2f} %",
-                f"{100 * published:.2f} %" if published else "",
-                *[f"{100 * row[name]:.2f} %" for name in distortions],
+                format_accuracy(row["val_accuracy"], num_images["val"]),
+                format_accuracy(row["test_accuracy"], num_tested),
+                format_accuracy(published, NUM_IMAGES["test"]) if published else "",
+                *[format_accuracy(row[name], num_tested) for name in distortions],
                 "" if seconds is None else f"{seconds:.0f} s",
             ]
         )
