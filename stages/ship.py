@@ -274,7 +274,7 @@ def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[st
         params=params,
         latency=times.find_latency(shipped.path),
         chosen=dense,
-        comparison=tell_comparison(compared, f"the float32 file of {dense}, the chosen model") if compared else "",
+        comparison=tell_comparison(compared, f"the float32 file of the chosen model ({dense})") if compared else "",
         training_date=training.get("date"),
         versions=list_versions(training),
     )

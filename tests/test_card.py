@@ -26,13 +26,14 @@ MODEL: dict[str, Any] = {
     "image_size_px": 28,
     "class_names": ["Shirt", "Bag"],
     "use": "import numpy",
+    "num_images": {"val": 1_000, "test": 1_100},
     "val_accuracy": 0.9412,
     "test_accuracy": 0.9375,
     "mean_confidence": 0.8512,
     "calibration_error": 0.0123,
     "classes": [
-        {"class": "Shirt", "recall": 0.8, "precision": 0.75, "images": 600},
-        {"class": "Bag", "recall": 0.9901, "precision": 0.985, "images": 500},
+        {"class": "Shirt", "recall": 0.8, "precision": 0.75, "images": 600, "predicted": 640},
+        {"class": "Bag", "recall": 0.99, "precision": 0.985, "images": 500, "predicted": 0},
     ],
     "most_confused": [{"actual": "Shirt", "predicted": "Bag", "images": 120}],
 }
@@ -64,6 +65,7 @@ def write_card(variant: Variant = LAMP, changes: dict[str, Any] | None = None, *
         "params": PARAMS,
         "latency": LATENCY,
         "chosen": "third-flip",
+        "comparison": "worse than it",
         "training_date": "2026-11-23",
         "versions": {"python": "3.11.9", "numpy": "2.4.6"},
     }
@@ -96,14 +98,16 @@ def test_titles_and_paragraphs_are_set_apart_by_one_empty_line(variant: Variant)
     [
         "which of 2 classes a grey picture of 28 x 28 pixels shows: Shirt, Bag.",
         "Why this file: lamp-0.9 in int8 is the smallest.",
-        "It gives each class a probability, and its likeliest is right for 93.75 % of 1,100 test images.",
+        "a probability, and its likeliest is right for 93.75 % (92.1 to 95.0) of 1,100 test images.",
         "```python\nimport numpy\n```",
         "```bash\npython -m stages.tools.predict PHOTO\n```",
         f"Fashion-MNIST: {DATASET_PAPER}. Weights come from its training images",
         "on its 1,100 test images",
         f"a published study: {STUDY}.",
-        "93.75 % on test images, 94.12 % on validation images.",
-        "| class | recall | precision |\n| --- | ---: | ---: |\n| Shirt | 80.00 % | 75.00 % |\n| Bag | 99.01 % | 98.50",
+        "93.75 % (92.1 to 95.0) on test images, 94.12 % (92.5 to 95.4) on validation images.",
+        "On the same 1,100 test images: worse than it. The test is paired",
+        "| class | recall | precision |\n| --- | ---: | ---: |\n| Shirt | 80.00 % (76.6 to 83.0) | "
+        "75.00 % (71.5 to 78.2) |\n| Bag | 99.00 % (97.7 to 99.6) | 98.50 % (0.0 to 100.0)",
         "Most often: Shirt taken for Bag (120 images).",
         "a mean confidence of 85.12 %. Expected calibration error: 1.23 %,",
         "12,345 bytes, 2,345 gzipped; 935,498 parameters; 37,156,608 MACs an image.",
@@ -121,6 +125,12 @@ def test_the_card_says_what_the_model_is_how_good_and_what_it_costs(sentence: st
 
 def test_a_model_without_mistakes_has_no_most_frequent_one() -> None:
     assert "Most often" not in write_card(changes={"most_confused": []})
+
+
+def test_the_file_that_all_others_are_compared_with_says_that_it_is_that_file() -> None:
+    card = write_card(comparison="")
+    assert "It is the dense float32 file of the chosen model itself." in card
+    assert "paired" not in card
 
 
 def test_training_is_told_as_params_say_it() -> None:

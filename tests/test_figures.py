@@ -21,12 +21,20 @@ ROOT = Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted(CHARTS.glob("*.json"))]
 
 
+ENDS = (("", 0), ("_low", -0.01), ("_high", 0.01))  # of the names of an accuracy and its interval
+
+
 def file_of(kind: str, way: str, accuracy: float, cost: int, **changes: Any) -> dict[str, Any]:
     """A row of frontier.csv."""
     row = {"name": f"{way}-1", "kind": kind, "way": way, "format": "keras", "precision": "float32", "published_by": ""}
     costs = dict.fromkeys(("size_bytes", "gzip_size_bytes", "macs", "median_ms"), cost)
     fronts = dict.fromkeys(("is_on_size_front", "is_on_macs_front", "is_on_time_front"), way == "first")
-    return row | {"val_accuracy": accuracy, "test_accuracy": accuracy, "sparsity": 0.5} | costs | fronts | changes
+    accuracies = {f"{split}_accuracy{end}": accuracy + by for split in ("val", "test") for end, by in ENDS}
+    return row | accuracies | {"sparsity": 0.5} | costs | fronts | changes
+
+
+def interval(name: str, accuracy: float) -> dict[str, float]:
+    return {f"{name}{end}": accuracy + by for end, by in ENDS}
 
 
 FILES = [
@@ -39,14 +47,18 @@ OF_MODEL = {"model": "first", "augmentation": "none"}
 LAYER = {"layer": "conv1", "kind": "conv", "output_shape": "3x3", "macs": 9, "macs_share": 1, "receptive_field_px": 3}
 EPOCHS = [{**OF_MODEL, "epoch": n, "split": s, "accuracy": 0.8, "loss": 1} for n in (1, 2) for s in ("train", "val")]
 CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, options, marks that have values to tell
-    "augmentations": ([{**OF_MODEL, "images": "as they are", "accuracy": 0.9}], {}, 1),
+    "augmentations": ([{**OF_MODEL, "images": "as they are", **interval("accuracy", 0.9)}], {}, 1),
     "candidates": ([row for row in FILES if row["kind"] == "dense"], {}, 2),
-    "classes": ([{"class": "Bag", "recall": 0.9}, {"class": "Coat", "recall": 0.8}], {}, 2),
+    "classes": (
+        [{"class": name, **interval("recall", recall)} for name, recall in (("Bag", 0.9), ("Coat", 0.8))],
+        {},
+        2,
+    ),
     "comparison": (
         [
             {
                 **OF_MODEL,
-                "val_accuracy": 0.9,
+                **interval("val_accuracy", 0.9),
                 "macs": 1e6,
                 "parameters": 100,
                 "receptive_field_px": 9,
@@ -54,7 +66,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
             },
             {
                 **OF_MODEL,
-                "val_accuracy": 0.8,
+                **interval("val_accuracy", 0.8),
                 "macs": 2e6,
                 "parameters": 100,
                 "receptive_field_px": 9,
@@ -101,6 +113,21 @@ def test_a_specification_names_its_data_and_says_what_it_shows(name: str) -> Non
     assert content["data"] == {"values": "<DVC_METRIC_DATA>"}
     assert content["title"]["text"] == "<DVC_METRIC_TITLE>"
     assert content["description"].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("augmentations", 1), ("candidates", 2), ("classes", 2), ("comparison", 2)]
+)
+def test_every_mark_has_its_interval(name: str, count: int) -> None:
+    rows, options, _ = CASES[name]
+    lines = re.findall(r'<g class="mark-rule [^>]*layer_\d_marks.*?</g>', draw_svg(name, rows, **options), re.DOTALL)
+    lengths = [
+        abs(float(across)) + abs(float(down))
+        for group in lines
+        for across, down in re.findall(r'<line [^>]*x2="([^"]*)" y2="([^"]*)"', group)
+    ]
+    assert len(lengths) == count
+    assert min(lengths) > 1
 
 
 def test_classes_keep_the_order_of_the_rows() -> None:

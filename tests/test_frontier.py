@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ from stages.lib.results.rows import LayerMacs, ModelFile, RankedFile
 from stages.lib.results.times import TimedFile, read_times
 from stages.lib.storage.files import read_csv, read_json, write_bytes
 
-FILES = {"frontier.csv", "frontier.md", "latency.csv", "shrinking.md"}
+NUM_IMAGES = {"val": 200, "test": 100}
+FILES = {"comparisons.csv", "frontier.csv", "frontier.md", "latency.csv", "shrinking.md"}
 
 
 @pytest.fixture(autouse=True)
@@ -96,31 +98,36 @@ def time(files: Sequence[RankedFile], *times_ms: float) -> list[TimedFile]:
     ]
 
 
+DENSE = "| small-flip, dense | float32 | 94.00 % (89.8 to 96.5) | 94.00 % (87.5 to 97.2) | 8 kB | 4 kB | 2,000,000 |"
+LAMP = "| lamp-0.9, pruned | int8 | 95.00 % (91.0 to 97.3) | 93.00 % (86.3 to 96.6) | 1 kB | 0 kB | 2,000,000 |"
+SMALL = "| magnitude-0.5, shrunk | int8 | 92.00 % (87.4 to 95.0) | 92.00 % (85.0 to 95.9) | 2 kB | 1 kB | 1,000,000 |"
+
+
 def test_the_table_has_the_dense_file_the_front_and_the_fastest() -> None:
     files = list_ranked()
-    assert format_frontier(files, time(files, 0.8, 0.2, 0.1), CHOSEN).splitlines()[2:] == [
-        "| small-flip, dense | float32 | 94.00 % | 94.00 % | 8 kB | 4 kB | 2,000,000 | 0.800 | 1.0 | 1.0 |",
-        "| lamp-0.9, pruned | int8 | 95.00 % | 93.00 % | 1 kB | 0 kB | 2,000,000 | 0.200 | 4.0 | 8.0 |",
-        "| magnitude-0.5, shrunk | int8 | 92.00 % | 92.00 % | 2 kB | 1 kB | 1,000,000 | 0.100 | 8.0 | 4.4 |",
+    assert format_frontier(files, time(files, 0.8, 0.2, 0.1), CHOSEN, NUM_IMAGES).splitlines()[2:] == [
+        f"{DENSE} 0.800 | 1.0 | 1.0 |",
+        f"{LAMP} 0.200 | 4.0 | 8.0 |",
+        f"{SMALL} 0.100 | 8.0 | 4.4 |",
     ]
 
 
 def test_without_times_the_table_leaves_them_blank_and_has_no_fastest() -> None:
-    assert format_frontier(list_ranked(), [], CHOSEN).splitlines()[2:] == [
-        "| small-flip, dense | float32 | 94.00 % | 94.00 % | 8 kB | 4 kB | 2,000,000 |  |  | 1.0 |",
-        "| lamp-0.9, pruned | int8 | 95.00 % | 93.00 % | 1 kB | 0 kB | 2,000,000 |  |  | 8.0 |",
+    assert format_frontier(list_ranked(), [], CHOSEN, NUM_IMAGES).splitlines()[2:] == [
+        f"{DENSE}  |  | 1.0 |",
+        f"{LAMP}  |  | 8.0 |",
     ]
 
 
 def test_without_the_time_of_the_dense_file_nothing_is_said_to_be_faster() -> None:
     files = list_ranked()
-    assert "| 2,000,000 | 0.200 |  | 8.0 |" in format_frontier(files, time(files[1:], 0.2, 0.1), CHOSEN)
+    assert "| 2,000,000 | 0.200 |  | 8.0 |" in format_frontier(files, time(files[1:], 0.2, 0.1), CHOSEN, NUM_IMAGES)
 
 
 def test_of_files_equally_fast_to_two_digits_the_more_accurate_is_the_fastest() -> None:
     files = list_ranked()
     files.append(replace(files[2], name="random-0.5", val_accuracy=0.91))
-    table = format_frontier(files, time(files, 0.8, 0.2, 0.1004, 0.0996), CHOSEN)
+    table = format_frontier(files, time(files, 0.8, 0.2, 0.1004, 0.0996), CHOSEN, NUM_IMAGES)
     assert "magnitude-0.5" in table
     assert "random-0.5" not in table
 
@@ -154,6 +161,39 @@ def test_the_stage_writes_its_files_and_the_same_bytes_again(run: Path) -> None:
     kinds = [row["kind"] for row in read_csv(run / "data/frontier/frontier.csv")]
     assert kinds == ["dense"] * 8 + ["pruned"] * 8 + ["shrunk"] * 8 + ["published"] * 8
     assert read_csv(run / "data/frontier/latency.csv") == []
+
+
+def test_every_accuracy_has_its_interval_also_in_a_table_without_rows(run: Path) -> None:
+    stage.main()
+    for name in ("frontier", "latency"):
+        header = (run / f"data/frontier/{name}.csv").read_text().splitlines()[0]
+        for accuracy in ("val_accuracy", "test_accuracy"):
+            assert f",{accuracy},{accuracy}_low,{accuracy}_high," in header
+    rows = read_csv(run / "data/frontier/frontier.csv")
+    chosen = next(row for row in rows if row["name"] == CHOSEN)  # 93 of 100
+    assert [float(chosen[f"test_accuracy_{end}"]) for end in ("low", "high")] == pytest.approx(
+        [0.8625, 0.9657], abs=1e-4
+    )
+    study = next(row for row in rows if row["name"] == "the study's third")  # 8,958 of 10,000
+    assert [float(study[f"test_accuracy_{end}"]) for end in ("low", "high")] == pytest.approx(
+        [0.8897, 0.9016], abs=1e-4
+    )
+    assert (study["val_accuracy"], study["val_accuracy_low"]) == ("", "")
+
+
+def test_every_family_is_compared(run: Path) -> None:
+    stage.main()
+    rows = read_csv(run / "data/frontier/comparisons.csv")
+    assert Counter(row["family"] for row in rows) == {
+        "candidates": 3,
+        "augmentation": 2,
+        "augmentation, distorted": 2,
+        "dense files": 3,
+        "pruned files": 8,
+        "shrunk files": 8,
+        "rankings of pruning": 2,
+        "ways of shrinking": 2,
+    }
 
 
 def test_times_stand_in_the_tables(run: Path) -> None:

@@ -12,14 +12,13 @@ import yaml
 from browser import list_violations, open_browser, open_page
 from pipeline import edit_params, run
 from playwright.sync_api import Browser, Page
-from sections import augmentation
 
 from stages.lib.params.load import load_params
 from stages.lib.report.answers import Layer
 from stages.lib.report.tables import list_grids
 from stages.lib.results.published import DATASET_PAPER, STUDY
 from stages.lib.storage.files import read_csv, read_json
-from stages.report import READS, Findings, answer_all, find_baseline, read_findings, write_page
+from stages.report import READS, Findings, answer_all, read_findings, write_page
 
 HOSTILE = '<img src=x onerror="alert(1)"></script>{{ 7 * 7 }}'
 OPEN_ALL = "document.querySelectorAll('details').forEach(one => one.open = true)"
@@ -82,14 +81,20 @@ def test_recall_of_every_class_is_that_of_the_shipped_file(page: Page, finished:
     classes = read_json(finished / "data/ship/model.json")["classes"]
     caption = "The shipped file by class"
     assert read_column(page, caption, 1) == [row["class"] for row in classes]
-    assert read_column(page, caption, 2) == [f"{100 * row['recall']:.2f} %" for row in classes]
+    assert read_column(page, caption, 2) == [
+        f"{100 * row['recall']:.2f} % ({100 * row['recall_low']:.1f} to {100 * row['recall_high']:.1f})"
+        for row in classes
+    ]
 
 
 def test_every_candidate_has_its_row_and_the_chosen_one_stands_out(page: Page, finished: Path) -> None:
     rows = read_csv(finished / "data/compare/candidates.csv")
     shown = dict(zip(*(read_column(page, "Every candidate", column) for column in (1, 3)), strict=True))
     assert shown == {
-        f"{row['model']}-{row['augmentation']}": f"{100 * float(row['test_accuracy']):.2f} %" for row in rows
+        f"{row['model']}-{row['augmentation']}": "{:.2f} % ({:.1f} to {:.1f})".format(
+            *(100 * float(row[f"test_accuracy{end}"]) for end in ("", "_low", "_high"))
+        )
+        for row in rows
     }
     choice = read_json(finished / "data/select_model/choice.json")
     marked = page.locator("#choice tr.marked th").all_inner_texts()
@@ -105,13 +110,26 @@ def test_every_sparsity_says_how_long_it_was_trained(browser: Browser, copy: Pat
     assert shown == {dense: "", "lamp-0.5": "1", "lamp-0.75": "3"}
 
 
+def test_every_paired_test_has_its_row(page: Page, finished: Path) -> None:
+    rows = read_csv(finished / "data/frontier/comparisons.csv")
+    families: dict[str, list[tuple[str, ...]]] = {}
+    for row in rows:
+        families.setdefault(row["family"], []).append((row["name"], row["reference"], row["verdict"]))
+    page.evaluate(OPEN_ALL)
+    for family, expected in families.items():
+        caption = f"Paired tests: {family}"
+        tables = page.locator("table").filter(has=page.get_by_text(caption, exact=True))
+        shown = [tables.locator(f"tbody tr > :nth-child({column})").all_inner_texts() for column in (1, 2, 5)]
+        assert list(zip(*shown, strict=True)) == expected
+
+
 def test_studys_choice_shows_no_cost_of_this_runs_model(found: Findings) -> None:
     with_third = replace(found, costs={**found.costs, "third": found.costs["tiny"]})
 
     page = write_page(with_third, answer_all(with_third))
 
     (row,) = re.findall("<tr><th[^>]*>third-strong, the study.*?</tr>", page, re.DOTALL)
-    assert re.findall(">([^<>]*)</td>", row) == ["89.58 %", "", "", "", "", ""]
+    assert re.findall(">([^<>]*)</td>", row) == ["89.58 % (89.0 to 90.2)", "", "", "", "", ""]
 
 
 def test_names_are_text_whatever_they_hold(browser: Browser, found: Findings, tmp_path: Path) -> None:
@@ -326,12 +344,6 @@ def test_missing_picture_ends_the_stage_with_one_line(copy: Path) -> None:
     assert printed.startswith("error: data/preview/none.png: expected a picture")
     assert printed.count("\n") == 1
     assert (copy / "data/report/index.html").read_bytes() == page
-
-
-def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -> None:
-    known = {"a": augmentation(horizontal_flip=True), "b": augmentation()}
-    assert find_baseline(known, ["a", "b"]) == "b"
-    assert find_baseline(known, ["a"]) is None
 
 
 def test_model_without_convolutions_has_no_receptive_field(found: Findings) -> None:

@@ -16,6 +16,7 @@ from stages.lib.results.rows import (
     ModelFile,
     PublishedModel,
     RankedFile,
+    count_images,
     read_candidate,
     read_dense,
     read_evaluation,
@@ -99,17 +100,21 @@ def test_the_zeros_and_the_macs_of_layers_are_read_for_each_version() -> None:
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = [read_chosen(), read_version(Variant("prune", "lamp", 0.9), read_chosen())]
-    write_rows(tmp_path / "x.csv", ModelFile, rows)
+    write_rows(tmp_path / "x.csv", ModelFile, rows, {"val": 200, "test": 100})
     write_rows(tmp_path / "none.csv", StageTime, [])
     assert read_rows(tmp_path / "x.csv", ModelFile) == rows
     assert (tmp_path / "none.csv").read_text() == "stage,seconds,peak_memory_mib\n"
     assert read_rows(tmp_path / "none.csv", StageTime) == []
 
 
+def test_images_are_counted_by_split() -> None:
+    assert count_images("small-flip") == {"val": 200, "test": 100}
+
+
 def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
     files = [RankedFile(**vars(read_chosen()), is_on_size_front=True, is_on_macs_front=False)]
     others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
-    write_frontier(tmp_path / "x.csv", files, others)
+    write_frontier(tmp_path / "x.csv", files, others, {"val": 200, "test": 100})
     assert read_frontier(tmp_path / "x.csv") == (files, others)
 
 

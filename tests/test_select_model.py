@@ -2,6 +2,7 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sections import replace
 
@@ -10,7 +11,7 @@ from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams, StudyParams
 from stages.lib.results.rows import Candidate
-from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.select_model import explain, select_candidate
 
 SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
@@ -169,6 +170,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
+    write_arrays(Path("data/prepare/val.npz"), labels=np.zeros(200, np.uint8))
     accuracies = {"small-none": 0.90, "small-flip": 0.94, "large-none": 0.91, "large-flip": 0.941}
     for key, accuracy in accuracies.items():
         write_json(Path(f"data/train/{key}/metrics.json"), {"val_accuracy": accuracy, "val_loss": 0.25})
@@ -204,6 +206,8 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
     assert read_json(folder / "data/select_model/metrics.json") == {
         "chosen": "small-flip",
         "val_accuracy": 0.94,
+        "val_accuracy_low": pytest.approx(0.8981, abs=1e-4),  # 188 of 200
+        "val_accuracy_high": pytest.approx(0.9653, abs=1e-4),
         "val_loss": 0.25,
         "macs": 1000,
         "parameters": 50,

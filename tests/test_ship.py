@@ -20,7 +20,8 @@ from stages.lib.litert.convert import convert_to_float32, convert_to_int8
 from stages.lib.network.keras2 import keras
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShipParams
-from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier
+from stages.lib.results.comparisons import UNKNOWN, Comparison
+from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
 from stages.lib.storage.files import read_json, write_arrays, write_bytes, write_json
 from stages.lib.storage.variant import Variant
 from stages.ship import (
@@ -38,6 +39,7 @@ from stages.tools.predict import classify, read_card
 
 PARAMS = load_params()
 CLASS_NAMES = ("dark", "light")
+NUM_IMAGES = {"val": 1000, "test": 4}
 CHOSEN = {"chosen": "third-flip", "val_accuracy": 0.94}
 DENSE = Variant("train", "third", "flip")
 PRUNED = Variant("prune", "uniform", 0.9)
@@ -93,7 +95,7 @@ def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]
         tested = test_accuracies[len(files) % len(test_accuracies)]
         files.append(file_of(variant.name, accuracy, size, precision, variant=variant, test_accuracy=tested))
     published = PublishedModel("WRN", 0.97, 8, None, 2, "somebody")
-    write_frontier(Path("data/frontier/frontier.csv"), files, [published])
+    write_frontier(Path("data/frontier/frontier.csv"), files, [published], NUM_IMAGES)
     return files
 
 
@@ -106,6 +108,9 @@ def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.Monkey
     write_bytes(Path("data/select_model/model.h5"), b"weights")
     for file in write_files()[1:]:
         write_bytes(file.path, contents[file.precision])
+    write_arrays(Path("data/prepare/val.npz"), labels=np.zeros(1000, np.uint8))
+    pruned = Comparison("pruned files", "uniform-0.9 int8", "third-flip", 4, -0.25, -0.6, 0.1, 1, 1, UNKNOWN)
+    write_rows(Path("data/frontier/comparisons.csv"), Comparison, [pruned])
     images = np.stack([BLACK, WHITE, WHITE, BLACK])
     write_arrays(Path("data/prepare/test.npz"), images=images, labels=np.array([0, 1, 0, 0], np.uint8))
     return tmp_dir
@@ -117,7 +122,7 @@ def test_only_exported_files_can_be_shipped() -> None:
 
     assert read_files() == files[1:]
 
-    write_frontier(Path("data/frontier/frontier.csv"), files[:1], [])
+    write_frontier(Path("data/frontier/frontier.csv"), files[:1], [], NUM_IMAGES)
     with pytest.raises(UserError, match="expected at least one LiteRT file, got none"):
         read_files()
 
@@ -167,9 +172,9 @@ def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(f
 
 
 def test_the_reason_tells_rule_and_numbers() -> None:
-    assert explain(file_of("lamp-0.9", 0.9367, 1234), 3, 40, CHOSEN, 0.005) == (
+    assert explain(file_of("lamp-0.9", 0.937, 1234), 3, 40, CHOSEN, 0.005, 1000) == (
         "lamp-0.9 in int8 is the smallest once gzipped (1,234 bytes) of the 3 of 40 files that lose at most 0.5 points "
-        "of validation accuracy against third-flip (94.00 %): it has 93.67 %."
+        "of validation accuracy against third-flip, which has 94.00 % (92.3 to 95.3): it has 93.70 % (92.0 to 95.0)."
     )
 
 
@@ -204,6 +209,11 @@ def test_the_most_frequent_mistakes_come_first_and_hits_are_none() -> None:
     assert len(list_confused(np.arange(16).reshape(4, 4), list("abcd"))) == 3
 
 
+def share(name: str, value: float, low: float, high: float) -> dict[str, Any]:
+    ends = {f"{name}_low": low, f"{name}_high": high}
+    return {name: value} | {key: pytest.approx(bound, abs=1e-4) for key, bound in ends.items()}
+
+
 def test_recall_and_precision_are_of_each_class() -> None:
     logits = np.log([[0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [0.75, 0.25]]).astype(np.float32)
 
@@ -214,8 +224,20 @@ def test_recall_and_precision_are_of_each_class() -> None:
         "mean_confidence": pytest.approx(0.75, abs=1e-6),
         "calibration_error": pytest.approx(0.0, abs=1e-6),  # confidence 0.75, and three of four are right
         "classes": [
-            {"class": "dark", "recall": 0.666667, "precision": 1.0, "images": 3},
-            {"class": "light", "recall": 1.0, "precision": 0.5, "images": 1},
+            {
+                "class": "dark",
+                **share("recall", 0.666667, 0.2077, 0.9385),
+                **share("precision", 1.0, 0.3424, 1.0),
+                "images": 3,
+                "predicted": 2,
+            },
+            {
+                "class": "light",
+                **share("recall", 1.0, 0.2065, 1.0),
+                **share("precision", 0.5, 0.0945, 0.9055),
+                "images": 1,
+                "predicted": 2,
+            },
         ],
         "most_confused": [{"actual": "dark", "predicted": "light", "images": 1}],
     }
@@ -290,6 +312,9 @@ def test_accuracy_is_measured_by_running_the_file(folder: Path) -> None:
 
     model = read_json(folder / "data/ship/model.json")
     assert (model["val_accuracy"], model["test_accuracy"]) == (0.936, 0.75)
+    assert model["num_images"] == NUM_IMAGES
+    assert (model["val_accuracy_low"], model["val_accuracy_high"]) == pytest.approx((0.9191, 0.9496), abs=1e-4)
+    assert (model["test_accuracy_low"], model["test_accuracy_high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
     assert [row["recall"] for row in model["classes"]] == [0.666667, 1.0]
     assert model["most_confused"] == [{"actual": "dark", "predicted": "light", "images": 1}]
 
@@ -353,6 +378,15 @@ def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(
     assert words[::2] == [one["class"] for one in expected] == ["dark", "light"]
     assert [float(word) for word in words[1::2]] == pytest.approx([one["probability"] for one in expected], abs=2e-6)
     assert read_json(folder / "data/ship/model.json")["use"] == lines
+
+
+def test_the_card_says_how_the_file_compares_with_the_chosen_model(folder: Path) -> None:
+    stage.main()
+
+    assert (
+        "no difference to the float32 file of the chosen model (third-flip) can be told from 4 images (-25.00 points, "
+        "-60.00 to +10.00)."
+    ) in (folder / "data/ship/model_card.md").read_text()
 
 
 def test_a_chosen_file_that_is_gone_is_named(folder: Path) -> None:

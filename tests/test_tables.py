@@ -41,11 +41,18 @@ def test_short_stages_are_not_named() -> None:
 
 def test_the_headline_has_the_study_the_chosen_and_the_shipped_model() -> None:
     chosen = {"model": "third", "augmentation": "flip", "test_accuracy": 0.9434, "parameters": 50, "macs": 1000}
-    shipped = {"name": "lamp-0.9", "precision": "int8", "test_accuracy": 0.94, "parameters": 50, "macs": 1000}
+    shipped = {
+        "name": "lamp-0.9",
+        "precision": "int8",
+        "test_accuracy": 0.94,
+        "parameters": 50,
+        "macs": 1000,
+        "num_images": {"test": 10_000},
+    }
     dense = ModelFile("third-flip", "dense", "", "", "keras", "float32", 0.9, 0.9, 4000, 2000, 1000, 1000, 50, 0)
 
     assert format_headline(chosen, dense, shipped | {"size_bytes": 2000, "gzip_size_bytes": 1000}).splitlines()[2:] == [
-        "| third-strong, the study's choice as published | 89.58 % |  |  |  |  |",
-        "| third-flip, chosen on validation | 94.34 % | 50 | 1,000 | 4 kB | 2 kB |",
-        "| lamp-0.9, int8, shipped | 94.00 % | 50 | 1,000 | 2 kB | 1 kB |",
+        "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |",
+        "| third-flip, chosen on validation | 94.34 % (93.9 to 94.8) | 50 | 1,000 | 4 kB | 2 kB |",
+        "| lamp-0.9, int8, shipped | 94.00 % (93.5 to 94.4) | 50 | 1,000 | 2 kB | 1 kB |",
     ]

@@ -126,7 +126,7 @@ def describe_change(difference: float) -> str:
 
 
 def join(words: Sequence[str]) -> str:
-    """Joins words as English does.
+    """Joins words as English does; "" if there are none.
 
     >>> join(["a", "b", "c"])
     'a, b and c'
@@ -154,8 +154,8 @@ def tell_comparison(found: Comparison | None, reference: str) -> str:
 
 def tell_tests(*families: Sequence[Comparison]) -> str:
     """Tells how models were compared: `families` are those whose p values were corrected together."""
-    counts = join([str(len(family)) for family in families if family])
-    return f"Tests are paired, on the same images, and corrected for all {counts} of their kind (Holm)."
+    sizes = join([str(len(family)) for family in families if family])
+    return f"Paired tests on the same images, corrected (Holm) within families of {sizes}."
 
 
 def tell_purpose(shipped: Mapping[str, Any]) -> str:
@@ -186,7 +186,7 @@ def answer_shipped(
     made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
     accuracy, size = shipped["test_accuracy"], shipped["gzip_size_bytes"]
     smaller = compare_cost(size, dense.gzip_size_bytes, "smaller than", "larger than", "about as large as")
-    reference = f"the dense float32 file of {dense.name}, the chosen model"
+    reference = f"the dense float32 file of the chosen model ({dense.name})"
     verdict = tell_comparison(compared, reference) if compared else f"it is {reference}"
     text = (
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
@@ -233,14 +233,21 @@ def answer_augmentation(
     }
     as_they_are, distorted = (list_family(comparisons, family) for family in (AUGMENTATION, DISTORTED))
     num_models = len(candidates) // len(names)
+    better = {name: count_better(as_they_are, of_name) for name, of_name in keys.items()}
+    helped = [f"{name} made {count} of {num_models} models better" for name, count in better.items() if count]
     text = (
-        f"On test images as they are, averaged over {num_models} {'models' if num_models > 1 else 'model'} and against "
-        f"{baseline}, {join_changes(as_they_are, keys)}."
+        f"On test images as they are, {join(helped) or 'no augmentation made a model better'}: against {baseline} and "
+        f"averaged over {num_models} {'models' if num_models > 1 else 'model'}, {join_changes(as_they_are, keys)}."
     )
     if distorted:  # an augmentation that changes nothing distorts nothing either
         told = join_changes(distorted, keys)
         text += f" On test images distorted in the way that the model was trained for, {told}."
-    return f"{text} {tell_tests(as_they_are, distorted)} They tell these models apart; another seed may give others."
+    return f"{text} {tell_tests(as_they_are, distorted)} They tell these models apart; another seed would give others."
+
+
+def count_better(comparisons: Sequence[Comparison], keys: Sequence[str]) -> int:
+    """Counts which of the candidates with these keys are better than what they are compared with."""
+    return sum(row.verdict == BETTER for row in comparisons if row.name in keys)
 
 
 def join_changes(comparisons: Sequence[Comparison], keys: Mapping[str, Sequence[str]]) -> str:
