@@ -217,8 +217,8 @@ def test_pruning_names_the_sparsest_model_within_the_limit() -> None:
         "With at most 0.5 points of validation accuracy lost, lamp reaches 50 % zeros: 94.10 % (93.6 to 94.5) of the "
         "test images right, no difference to dense-0 can be told from 10,000 images (+0.10 points, -0.20 to +0.40), "
         "and its gzipped model file is 2.0 times smaller; uniform loses more than that at each of its sparsities. At "
-        "90 % zeros, lamp: better than uniform by 10.00 points (9.70 to 10.30). What is compared are the LiteRT files in "
-        "float32. Paired tests on the same images, corrected (Holm) within families of 1 and 1."
+        "90 % zeros, lamp: better than uniform by 10.00 points (9.70 to 10.30). What is compared are the LiteRT files "
+        "in float32. Paired tests on the same images, corrected (Holm) within families of 1 and 1."
     )
 
 
