@@ -154,8 +154,9 @@ def tell_comparison(found: Comparison | None, reference: str) -> str:
 
 def tell_tests(*families: Sequence[Comparison]) -> str:
     """Tells how models were compared: `families` are those whose p values were corrected together."""
-    sizes = join([str(len(family)) for family in families if family])
-    return f"Paired tests on the same images, corrected (Holm) within families of {sizes}."
+    sizes = [str(len(family)) for family in families if family]
+    within = f"{'a family' if len(sizes) == 1 else 'families'} of {join(sizes)}"
+    return f"Paired tests on the same images, corrected (Holm) within {within}."
 
 
 def tell_purpose(shipped: Mapping[str, Any]) -> str:
