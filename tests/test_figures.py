@@ -210,8 +210,6 @@ def test_a_chart_without_rows_is_drawn_empty(tmp_path: Path) -> None:
 def test_a_legend_names_only_kinds_that_have_marks() -> None:
     svg = draw_svg("frontier", FILES[:2], x="median_ms", x_label="ms")
     assert re.findall(r">(dense|shrunk|pruned|published)</text>", svg) == ["dense", "pruned"]
-    svg = draw_svg("layers", CASES["layers"][0])
-    assert re.findall(r">(conv|dense|batch_norm)</text>", svg) == ["conv"]
 
 
 def test_models_of_the_same_cost_stand_beside_each_other() -> None:
