@@ -12,6 +12,7 @@ Writes, in data/compare/:
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
+    files.csv: frontier.csv, the shipped file marked, for a plot.
     frontier.png, macs.png, latency.png: every file by accuracy and size, MACs or time, the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
     curves.csv: the learning curves of all candidates, for one plot.
@@ -153,8 +154,12 @@ def draw_candidates(
 
 
 def draw_files(shipped: Mapping[str, Any]) -> None:
-    """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes."""
+    """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes.
+
+    Writes the rows of the first two as files.csv too.
+    """
     files, timed = (mark_shipped(read_csv(DATA / f"frontier/{name}.csv"), shipped) for name in ("frontier", "latency"))
+    write_csv(OUTPUT / "files.csv", files)
     cpu = f"LiteRT on {timed[0]['cpu']}" if timed else "not measured"
     for name, rows, cost, x, label in (
         ("frontier", files, "bytes", "gzip_size_bytes", "kB, gzipped (published: kB at 4 bytes a parameter)"),

@@ -120,9 +120,9 @@ def plot_gallery(
     images: np.ndarray, y_true: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...], title: str
 ) -> Figure:
     """Plots (N, size, size) uint8 images, N >= 0, with true and predicted class and the probability of the latter."""
-    num_columns = 6
+    num_columns = 4  # large letters at the width of a page
     num_rows = max(1, math.ceil(len(images) / num_columns))
-    size_inches = (1.5 * num_columns, 1.75 * num_rows + 0.5)
+    size_inches = (1.9 * num_columns, 2.2 * num_rows + 0.5)
     figure, axes = plt.subplots(num_rows, num_columns, figsize=size_inches, squeeze=False)
     figure.suptitle(f"{title}: the {len(images)} most confident mistakes on the test images")
     for axis in axes.flat:
@@ -130,7 +130,7 @@ def plot_gallery(
     for axis, image, true, shares in zip(axes.flat, images, y_true, probabilities, strict=False):
         axis.imshow(image, cmap="gray_r", vmin=0, vmax=255)
         predicted = class_names[shares.argmax()]
-        axis.set_title(f"{class_names[true]}, taken for\n{predicted} ({100 * shares.max():.1f} %)", fontsize=8)
+        axis.set_title(f"{class_names[true]}, taken for\n{predicted} ({100 * shares.max():.1f} %)", fontsize=10)
     return figure
 
 

@@ -23,7 +23,7 @@ from stages.lib.storage.files import read_csv, read_json, write_bytes
 OUTPUT = Path("data/compare")
 PICTURES: tuple[str, ...] = ("comparison", "distortions", "layers", "pruning", "shrinking", "shrunk_layers", "sparsity")
 PICTURES += ("frontier", "macs", "latency")
-TABLES: tuple[str, ...] = ("candidates", "confusion", "curves", "pruning", "shrinking", "sparsity", "timing")
+TABLES: tuple[str, ...] = ("candidates", "confusion", "curves", "files", "pruning", "shrinking", "sparsity", "timing")
 FILES = {*[f"{name}.png" for name in PICTURES], *[f"{name}.csv" for name in TABLES], "grid.md", "headline.md"}
 FILES |= {"environment.json", "metrics.json", "test_accuracy.json"}
 NO_TIMES = Times({}, {}, [])

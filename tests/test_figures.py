@@ -229,8 +229,27 @@ def test_a_picture_is_opaque_and_has_colors_of_its_own(tmp_path: Path) -> None:
     assert {(255, 255, 255, 255), (0x44, 0x77, 0xAA, 255), (0x1B, 0x1F, 0x24, 255)} <= colors
 
 
-def test_a_chart_without_rows_is_drawn_empty() -> None:
+def test_a_chart_without_rows_is_drawn_empty(tmp_path: Path) -> None:
     assert list_told(draw_svg("frontier", [], x="median_ms", x_label="ms")) == []
+    write_png(tmp_path / "a.png", "frontier", [], "Times", x="median_ms", x_label="ms")
+
+
+def test_a_legend_names_only_kinds_that_have_marks() -> None:
+    svg = draw_svg("frontier", FILES[:2], x="median_ms", x_label="ms")
+    assert re.findall(r">(dense|shrunk|pruned|published)</text>", svg) == ["dense", "pruned"]
+
+
+def test_models_of_the_same_cost_stand_beside_each_other() -> None:
+    rows, options, _ = CASES["comparison"]
+    twins = [row | {"model": model, "macs": 1e6} for row, model in zip(rows, ("first", "second"), strict=True)]
+    svg = draw_svg("comparison", twins, **options)
+    places = [float(x) for x in re.findall(r'description="point" transform="translate\(([^,]+),', svg)]
+    assert places[1] - places[0] >= 10
+
+
+def test_a_picture_says_on_which_images_its_line_was_chosen_and_on_which_it_stands() -> None:
+    svg = draw_svg("frontier", FILES, "Bytes", x="gzip_size_bytes")
+    assert "validation images; all stand at their test accuracy" in svg
 
 
 def test_panels_stand_below_each_other_on_a_narrow_page() -> None:

@@ -48,7 +48,11 @@ def shown(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 def compared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of the page of `dvc plots diff`: the last commit and a workspace whose accuracies are others."""
     folder = Path(shutil.copytree(finished, tmp_path_factory.mktemp("compared") / "copy", symlinks=True))
-    for name, column in (("frontier/frontier", "test_accuracy"), ("compare/curves", "accuracy")):
+    for name, column in (
+        ("frontier/frontier", "test_accuracy"),
+        ("compare/files", "test_accuracy"),
+        ("compare/curves", "accuracy"),
+    ):
         rows = read_csv(folder / f"data/{name}.csv")
         write_csv(folder / f"data/{name}.csv", [row | {column: float(row[column]) / 2} for row in rows])
     dvc(folder, "plots", "diff", "HEAD", "--out", "page")

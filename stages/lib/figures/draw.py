@@ -21,6 +21,12 @@ PNG_SCALE = 2  # pixels of a PNG for one of the chart: sharp on a fine screen
 
 _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor", "labelFontSize": 12, "titleFontSize": 12}
 NARROW_PX = 500  # below it, a legend takes several lines
+NARROW_LEGEND = {
+    "columns": 2,
+    "titleOrient": "top",
+    "titlePadding": 4,
+    "layout": {"top": {"direction": "vertical", "margin": 8}},
+}
 
 LOOK: dict[str, Any] = {
     "background": "transparent",
@@ -32,6 +38,7 @@ LOOK: dict[str, Any] = {
         "tickColor": "currentColor",
         "gridColor": "#80808040",
         "titleFontWeight": "normal",
+        "labelFlush": False,
     },
     "header": {**_TEXT, "labelFontSize": 13, "labelAnchor": "start", "labelFontWeight": "bold"},
     "legend": {
@@ -39,12 +46,21 @@ LOOK: dict[str, Any] = {
         "orient": "top",
         "titleFontWeight": "normal",
         "titleOrient": "left",
+        "titlePadding": 10,
+        "columnPadding": 16,
         "labelLimit": 250,
+        "layout": {"top": {"anchor": "start", "direction": "horizontal", "margin": 32}},
         "symbolBaseFillColor": "currentColor",
         "symbolBaseStrokeColor": "currentColor",
     },
     "text": {"color": "currentColor", "fontSize": 11},
-    "title": {"color": "currentColor", "fontSize": 15, "offset": 12},
+    "title": {
+        "color": "currentColor",
+        "fontSize": 15,
+        "offset": 12,
+        "subtitleColor": "currentColor",
+        "subtitleFontSize": 12,
+    },
     "view": {"stroke": "#80808060"},
 }
 """The look that all charts share; the page of `dvc plots` (.dvc/plots_page.html) says the same."""
@@ -64,7 +80,7 @@ def fill_chart(
 
     Args:
         chart: its name: that of a file in `charts/`.
-        rows: at least one, with the columns that the specification names; they become what a CSV file would hold.
+        rows: with the columns that the specification names; they become what a CSV file would hold.
         title: above the chart.
         x: the column of the horizontal axis, of a chart that leaves it open.
         x_label: the title of that axis.
@@ -75,6 +91,8 @@ def fill_chart(
     anchors = {"TITLE": title, "X": x, "X_LABEL": x_label}
     text = re.sub("<DVC_METRIC_(TITLE|X|X_LABEL)>", lambda anchor: json.dumps(anchors[anchor[1]])[1:-1], text)
     filled: dict[str, Any] = json.loads(text)
+    if not title:
+        del filled["title"]  # of a figure that has a caption
     cells = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
     filled["data"] = {"values": cells}
     if columns:
@@ -83,7 +101,7 @@ def fill_chart(
         for panel in filled.get("concat", [filled.get("spec", filled)]):
             panel["width"] = width
         if width < NARROW_PX:
-            filled["config"] = {"legend": {"columns": 2, "layout": {"top": {"direction": "vertical"}}}}
+            filled["config"] = {"legend": NARROW_LEGEND}
     return filled
 
 

@@ -12,7 +12,7 @@ _LINE = re.compile(r'<g class="mark-line[^>]*><path d="M([^"Z]+)')
 _GROUP = re.compile(r'(<g class="mark-text role-mark labels_\w+"[^>]*>)(.*?)(?=</g>)', re.DOTALL)
 _LABEL = re.compile(rf'<text text-anchor="end" {_AT}([^>]*)>([^<]+)</text>')
 _PANEL = re.compile(r'class="background"[^>]* d="M[\d.,]+h([\d.]+)v([\d.]+)')
-GAP = 10  # pixels to the left of its mark: where a specification puts a label
+GAP = 12  # pixels to the left of its mark: where a specification puts a label
 _BASELINE = 3  # pixels from the middle of a text to where it is written
 _CHARACTER, _HALF_LINE = 6.1, 6.0  # pixels, at the size of labels
 _MARK_RADIUS = 7.0  # pixels around a mark that stay free
