@@ -231,7 +231,7 @@ def test_the_checkpoint_of_a_machine_that_rounds_differently_is_told_and_replace
 def make_state(**changes: Any) -> np.ndarray:
     state = {
         "fingerprint": "a",
-        "machine": module.describe_machine(),
+        "machine": describe_machine(),
         "epoch": 2,
         "seconds": 1.0,
         "rows": [{"epoch": 1}],
