@@ -3,7 +3,7 @@
 Reads:
     params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and what
     a shipped file may lose.
-    data/select_model/choice.json, comparison.csv; data/ship/model.json; of data/frontier/ comparisons.csv,
+    data/select_model/choice.json, reason.txt, comparison.csv; data/ship/model.json; of data/frontier/ comparisons.csv,
     frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv, environment.json,
     pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of complexity;
     metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
@@ -59,6 +59,7 @@ class Findings:
     prune_epochs: Mapping[float, int]  # of fine-tuning, by sparsity
     baseline: str | None  # the augmentation that changes no image; None if each of the run does
     choice: Mapping[str, Any]  # data/select_model/choice.json
+    reason: str  # of that choice
     shipped: Mapping[str, Any]  # data/ship/model.json
     candidates: Sequence[MeasuredCandidate]  # model by model
     costs: Mapping[str, Mapping[str, Any]]  # by model, what complexity counted of it
@@ -131,9 +132,7 @@ SECTIONS = (
     Section(
         key="choice",
         question="Which model was chosen, and why?",
-        answer=lambda found: answers.answer_choice(
-            found.chosen, found.choice["reason"], found.comparisons, found.num_images
-        ),
+        answer=lambda found: answers.answer_choice(found.chosen, found.reason, found.comparisons, found.num_images),
     ),
     Section(
         key="augmentation",
@@ -230,6 +229,7 @@ def read_findings(params: Params) -> Findings:
         prune_epochs=dict(zip(params.prune.sparsities, params.prune.epochs, strict=True)),
         baseline=find_baseline(params.augmentations, params.study.augmentations),
         choice=choice,
+        reason=(DATA / "select_model/reason.txt").read_text().strip(),
         shipped=read_json(DATA / "ship/model.json"),
         candidates=read_measured(),
         costs={model: read_cost(model) for model in models},

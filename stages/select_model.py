@@ -6,7 +6,8 @@ Reads:
     data/prepare/val.npz: how many images there are, for the intervals of accuracies.
 
 Writes, in data/select_model/:
-    choice.json: the chosen model and augmentation, the reasons in a sentence, architecture and limits of augmentation.
+    choice.json: the chosen model and augmentation, its architecture and the limits of its augmentation.
+    reason.txt: the reasons in a sentence, apart from the choice: other words must not prune and shrink it again.
     model.h5: a copy of the chosen model, so that later stages find it under one name.
     metrics.json: the choice in numbers; kept in Git.
     comparison.csv: all candidates, the best first.
@@ -80,11 +81,11 @@ def main() -> None:
     choice = {
         "model": chosen.model,
         "augmentation": chosen.augmentation,
-        "reason": reason,
         "architecture": params.models[chosen.model].model_dump(),  # from which later stages build networks
         "augmentation_limits": params.augmentations[chosen.augmentation].model_dump(),  # under which they fine-tune
     }
     write_json(OUTPUT / "choice.json", choice)
+    write_bytes(OUTPUT / "reason.txt", f"{reason}\n".encode())
     write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
     num_images = {"val": count_val_images()}
     summary = {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:])

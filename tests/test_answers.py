@@ -239,6 +239,7 @@ def test_shrinking_names_the_best_way_at_each_share_whichever_it_is() -> None:
 
 def ranked(name: str, test: float, is_on_size_front: bool = True) -> RankedFile:
     values = {"name": name, "precision": "int8", "gzip_size_bytes": 2000, "parameters": 5000, "is_on_macs_front": False}
+    values["format"] = "tflite" if is_on_size_front else "keras"
     found: RankedFile = file("", 0, test, RankedFile, is_on_size_front=is_on_size_front, **values)
     return found
 
@@ -260,8 +261,8 @@ def test_frontier_counts_published_results_that_are_better() -> None:
 
 def test_front_is_that_of_the_validation_images() -> None:
     assert answer_frontier([ranked("a", 0.94), ranked("b", 0.95, is_on_size_front=False)], [], IMAGES) == (
-        "1 of 2 model files are beaten by no other on the validation images at their gzipped size; the smallest of "
-        "these is a in int8 with 2 kB and 94.00 % (93.5 to 94.4) of the test images right."
+        "1 of 2 model files (1 in LiteRT, 1 in Keras) are beaten by no other on the validation images at their gzipped "
+        "size; the smallest of these is a in int8 with 2 kB and 94.00 % (93.5 to 94.4) of the test images right."
     )
 
 

@@ -20,8 +20,9 @@ from boxes import draw_box, make_model, ship
 from browser import list_violations, open_browser, open_page
 from playwright.sync_api import Browser, Page, Route, expect
 
+from stages.lib.errors import UserError
 from stages.lib.storage.files import write_arrays
-from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts
+from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts, listen
 from stages.tools.predict import read_card, read_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -288,8 +289,32 @@ def test_a_port_that_is_taken_is_one_line(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert refuse(folder, "--port", port) == (
-            f"error: --port {port}: Address already in use; give another, or 0 for any that is free\n"
+            f"error: --port {port}: Address already in use; give another from 1024 on, or 0 for any that is free\n"
         )
+
+
+def test_a_port_that_may_not_be_opened_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse_port(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")  # not by its number: the superuser may open all
+
+    monkeypatch.setattr(socket, "create_server", refuse_port)
+
+    with pytest.raises(UserError, match=r"^--port 80: Permission denied; give another from 1024 on, or 0 for any"):
+        listen("80")
+
+
+@pytest.mark.parametrize("port", ["65536", "99999", "-1", "x", "", "8000.0", "\u0663"])
+def test_what_is_no_port_is_refused_without_a_model(port: str) -> None:
+    with pytest.raises(UserError) as caught:
+        listen(port)
+
+    assert str(caught.value) == (
+        f"--port: expected a whole number from 0 to 65535, got {port!r}; 0 takes any that is free"
+    )
+
+
+def test_what_is_no_port_is_one_line_even_where_a_model_is_missing(tmp_path: Path) -> None:
+    assert refuse(tmp_path, "--port", "x").startswith("error: --port: expected a whole number from 0 to 65535, got 'x'")
 
 
 def test_a_card_that_lacks_what_is_shown_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -298,7 +323,26 @@ def test_a_card_that_lacks_what_is_shown_is_refused(folder: Path, tmp_path: Path
 
     said = refuse(folder, "--model", str(model))
 
-    assert "model.json: expected test_accuracy of type float, got 'high'; run `dvc pull`" in said
+    assert "model.json: expected test_accuracy of type float, got 'high'; put its own model.json beside it" in said
+
+
+def test_a_model_without_a_card_of_its_own_is_shown_by_its_path_and_without_an_accuracy(
+    folder: Path, tmp_path: Path
+) -> None:
+    content = (folder / "data/ship/model.tflite").read_bytes()
+    ship(tmp_path / "data/ship/model.tflite", content, sha256="0" * 64)
+    (tmp_path / "int8.tflite").write_bytes(content)
+
+    with start(tmp_path, "--port", "0", "--model", "int8.tflite") as process:
+        url = read_url(process)
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        connection.request("GET", "/")
+        page = connection.getresponse().read().decode()
+        connection.close()
+        assert ask(url, draw_box(60, 200))[1]["predictions"][0]["class"] == "Trouser"
+
+    assert "<strong>int8.tflite</strong> names the likeliest of its 4 classes" in page
+    assert "test images" not in page
 
 
 def test_without_test_images_there_is_nothing_to_click(browser: Browser, folder: Path, tmp_path: Path) -> None:

@@ -345,6 +345,49 @@ def test_metadata_of_a_png_do_not_decide(tmp_path: Path, metadata: bytes, place:
     np.testing.assert_array_equal(read_photo(path), np.rot90(photo, -1))
 
 
+def make_tiff(*tags: tuple[int, int, int, bytes]) -> bytes:
+    """Makes a TIFF of `make_rectangle` that turns it by a quarter, with more tags: number, kind, count, value."""
+    pixels, size = make_rectangle((40, 80), (0, 10, 0, 10)), struct.Struct("<HHL4s")
+    known = {256: 80, 257: 40, 258: 0, 259: 1, 262: 2, 273: 0, 274: 6, 277: 3, 278: 40, 279: pixels.nbytes}
+    end = 10 + size.size * (len(known) + len(tags)) + 4
+    known |= {258: end, 273: end + 6}
+    entries = [(tag, 3, 3 if tag == 258 else 1, struct.pack("<L", value)) for tag, value in known.items()]
+    directory = b"".join(size.pack(*entry) for entry in sorted([*entries, *tags]))
+    head = b"II*\0" + struct.pack("<LH", 8, len(entries) + len(tags))
+    return head + directory + bytes(4) + struct.pack("<3H", 8, 8, 8) + pixels.tobytes()
+
+
+FAR = b"\xff\xff\xff\x7f"
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [(700, 4, 1, FAR), (700, 2, 4, b"xmp\0"), (270, 3, 4, FAR), (255, 1, 100_000_000, FAR), (34665, 6, 1, FAR)],
+    ids=["XMP as a number", "XMP as text", "beyond the end", "longer than the file", "EXIF before the start"],
+)
+def test_metadata_of_a_tiff_do_not_decide(tmp_path: Path, tag: tuple[int, int, int, bytes]) -> None:
+    sound, odd = tmp_path / "sound.tiff", tmp_path / "odd.tiff"
+    sound.write_bytes(make_tiff())
+    odd.write_bytes(make_tiff(tag))
+
+    np.testing.assert_array_equal(read_photo(odd), read_photo(sound))
+    assert read_photo(odd).shape == (80, 40, 3)
+
+
+@pytest.mark.parametrize("exif", [make_exif(*DOUBLE), make_exif(*SIGNED), make_exif(*TEXT), b"no EXIF at all"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_metadata_of_an_avif_do_not_decide(tmp_path: Path, exif: bytes, orientation: int) -> None:
+    sound = Image.Exif()
+    sound[0x010E], sound[0x0112] = 80 * "x", orientation
+    path = save(tmp_path / "x.avif", make_rectangle((40, 80), (0, 10, 0, 10)), exif=sound.tobytes())
+    expected, content = read_photo(path), path.read_bytes()
+    start = content.index(b"MM\0*")
+    path.write_bytes(content[:start] + exif + content[start + len(exif) :])
+
+    np.testing.assert_array_equal(read_photo(path), expected)
+    assert expected.shape == ((80, 40, 3) if orientation == 6 else (40, 80, 3))
+
+
 @pytest.mark.parametrize("metadata", [*JPEG_METADATA, make_segment(b"\xe1", b"Exif\0\0no EXIF at all")])
 def test_metadata_of_a_jpeg_do_not_decide(tmp_path: Path, metadata: bytes) -> None:
     content = encode(make_rectangle((40, 80), (0, 10, 0, 10)), "JPEG")

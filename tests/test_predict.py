@@ -130,16 +130,23 @@ def test_an_answer_and_an_error_are_a_line_whatever_the_name_of_the_file_which_j
 # The model
 
 
-@pytest.mark.parametrize("arguments", [["--model", "", "a.png"], ["a.png", ""]])
-def test_an_empty_path_is_refused(arguments: list[str]) -> None:
-    result = run(*arguments)
+def test_an_empty_path_of_a_model_is_refused() -> None:
+    result = run("--model", "", "a.png")
 
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.endswith(": expected a path, got an empty one; is a variable not set?\n")
+    assert result.stderr.endswith("--model: expected a path, got an empty one; is a variable not set?\n")
+
+
+def test_an_empty_path_of_a_photo_is_refused_and_the_others_are_answered(model: Path, photos: list[str]) -> None:
+    result = run("--model", model, photos[0], "")
+
+    assert (result.returncode, result.stdout.count("\n")) == (1, 1)
+    assert result.stdout.startswith(f"{photos[0]}: Trouser ")
+    assert result.stderr == "error: PHOTO: expected a path, got an empty one; is a variable not set?\n"
 
 
 def test_a_folder_is_no_model() -> None:
-    assert run("--model", "/", "a.png").stderr.startswith("error: /: a folder, no file; run `dvc pull`")
+    assert run("--model", "/", "a.png").stderr == "error: /: a folder, no file; check the path that --model gives\n"
 
 
 def test_without_a_model_the_ways_to_get_it_are_named(tmp_path: Path, photos: list[str]) -> None:
@@ -147,23 +154,63 @@ def test_without_a_model_the_ways_to_get_it_are_named(tmp_path: Path, photos: li
 
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
-        "error: data/ship/model.tflite: not found; run `dvc pull` to fetch it or `dvc repro ship` to make it\n"
+        "error: data/ship/model.tflite: not found; `dvc repro` makes it (README.md says how long that takes); where "
+        "`dvc remote list` shows a remote, `dvc pull` fetches it\n"
     )
 
 
-def test_a_missing_card_is_named(model: Path) -> None:
-    model.with_suffix(".json").unlink()
+@pytest.mark.parametrize("beside", ["int8.json", "model.json", None])
+def test_a_model_without_a_card_of_its_own_is_answered_and_a_line_says_whose_class_names_those_are(
+    model: Path, content: bytes, photos: list[str], tmp_path: Path, beside: str | None
+) -> None:
+    exported = tmp_path / "data/export/train/third-flip/int8.tflite"
+    exported.parent.mkdir(parents=True)
+    exported.write_bytes(content)
+    others = CLASSES[::-1]
+    ship(model, content, sha256="0" * 64, class_names=CLASSES if beside is None else others)
+    if beside:
+        own = hashlib.sha256(content).hexdigest() if beside == "int8.json" else "0" * 64
+        ship(exported.with_name(beside).with_suffix(".tflite"), content, sha256=own)
 
-    with pytest.raises(UserError, match=r"ship/model\.json: not found; run `dvc pull` to fetch it or `dvc repro ship`"):
+    result = run("--model", exported.relative_to(tmp_path), photos[0], folder=tmp_path)
+
+    used = {"int8.json": None, "model.json": "data/export/train/third-flip/model.json", None: "data/ship/model.json"}
+    line = f"data/export/train/third-flip/int8.tflite: class names and size of images are those of {used[beside]}\n"
+    assert (result.returncode, result.stderr) == (0, line if used[beside] else "")
+    assert result.stdout.startswith(f"{photos[0]}: Trouser ")
+
+
+def test_nothing_but_class_names_and_size_is_taken_from_the_card_of_another_model(model: Path, content: bytes) -> None:
+    other = model.with_name("other.tflite")
+    other.write_bytes(content + b"!")
+
+    assert read_card(other, name=str) == {
+        "card": model.with_suffix(".json"),
+        "class_names": CLASSES,
+        "image_size_px": 28,
+    }
+    assert read_card(model)["name"] == "boxes"
+
+
+def test_without_any_card_the_places_are_named(tmp_dir: Path) -> None:
+    model = tmp_dir / "a.tflite"
+    model.touch()
+
+    with pytest.raises(UserError) as caught:
         read_card(model)
+
+    assert str(caught.value) == (
+        f"{model}: expected its class names in one of {tmp_dir}/a.json, {tmp_dir}/model.json, data/ship/model.json, "
+        "found none; copy data/ship/model.json beside it"
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sha256": None}, "expected sha256 of type str, got None; run `dvc pull`"),
-        ({"class_names": "Bag"}, "expected class_names of type list, got 'Bag'; run `dvc pull`"),
-        ({"precision": 8}, "expected precision of type str, got 8; run `dvc pull`"),
+        ({"sha256": None}, "expected sha256 of type str, got None; put its own model.json beside it"),
+        ({"class_names": "Bag"}, "expected class_names of type list, got 'Bag'; put its own"),
+        ({"precision": 8}, "expected precision of type str, got 8; put its own"),
     ],
 )
 def test_a_card_without_what_is_needed_is_refused(
@@ -184,19 +231,19 @@ def test_a_model_that_is_not_the_one_of_its_card_is_refused(model: Path, content
         read_card(model)
 
     expected, found = (hashlib.sha256(each).hexdigest() for each in (content, model.read_bytes()))
-    assert f"{model}: expected SHA-256 {expected}, as {model.with_suffix('.json')} says, got {found}; run" in str(
+    assert f"{model}: expected SHA-256 {expected}, as {model.with_suffix('.json')} says, got {found}; put" in str(
         caught.value
     )
 
 
 @pytest.mark.parametrize(("size", "classes"), [(14, 4), (28, 3)])
 def test_a_card_that_does_not_fit_its_model_is_refused(model: Path, size: int, classes: int) -> None:
-    card = {"image_size_px": size, "class_names": CLASSES[:classes]}
+    card = {"image_size_px": size, "class_names": CLASSES[:classes], "card": "other.json"}
 
     with pytest.raises(UserError) as caught:
         classify(model, card, [np.zeros((size, size), np.uint8)])
 
-    assert f"expected images of {size} pixels and {classes} classes, as the .json beside it says" in str(caught.value)
+    assert f"expected images of {size} pixels and {classes} classes, as other.json says" in str(caught.value)
     assert "got images of 28 pixels and 4 classes" in str(caught.value)
 
 

@@ -202,7 +202,9 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
         "erase_px": 0,
         "horizontal_flip": True,
     }
-    assert choice["reason"].startswith("small-flip has a validation accuracy of 94.00 %, within 0.2 points of the best")
+    reason = (folder / "data/select_model/reason.txt").read_text()
+    assert reason.startswith("small-flip has a validation accuracy of 94.00 %, within 0.2 points of the best")
+    assert reason.endswith(".\n")
     assert read_json(folder / "data/select_model/metrics.json") == {
         "chosen": "small-flip",
         "val_accuracy": 0.94,
@@ -215,13 +217,14 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
     }
 
 
-def test_the_stage_writes_its_four_files_and_no_others(folder: Path) -> None:
+def test_the_stage_writes_its_five_files_and_no_others(folder: Path) -> None:
     stage.main()
 
     assert {path.name for path in (folder / "data/select_model").iterdir()} == {
         "choice.json",
         "metrics.json",
         "model.h5",
+        "reason.txt",
         "comparison.csv",
     }
 
@@ -231,6 +234,18 @@ def test_the_model_of_the_choice_is_copied_byte_for_byte(folder: Path) -> None:
 
     assert (folder / "data/select_model/model.h5").read_bytes() == MODEL_BYTES
     assert (folder / "data/train/small-flip/model.h5").read_bytes() == MODEL_BYTES
+
+
+def test_other_words_for_the_same_choice_change_nothing_that_later_stages_start_from(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.main()
+    before = (folder / "data/select_model/choice.json").read_bytes()
+    monkeypatch.setattr(stage, "explain", lambda *_: "In other words.")
+    stage.main()
+
+    assert (folder / "data/select_model/choice.json").read_bytes() == before
+    assert (folder / "data/select_model/reason.txt").read_text() == "In other words.\n"
 
 
 def test_the_table_lists_every_candidate_the_best_first(folder: Path) -> None:
@@ -288,5 +303,5 @@ def test_the_choice_is_readable_json(folder: Path) -> None:
     stage.main()
 
     text = (folder / "data/select_model/choice.json").read_text()
-    assert list(json.loads(text)) == ["model", "augmentation", "reason", "architecture", "augmentation_limits"]
+    assert list(json.loads(text)) == ["model", "augmentation", "architecture", "augmentation_limits"]
     assert text.endswith("}\n")

@@ -97,7 +97,10 @@ def test_after_a_failure_repro_goes_on(copy: Path) -> None:
 
 def test_going_back_leaves_the_commit_and_its_outputs(copy: Path) -> None:
     edit_params(copy, train={"epochs": 1})
+    run(copy, "git", "add", "params.yaml")  # as a `dvc exp run` that is killed leaves it
     (copy / "data/prepare/val.npz").unlink()
+    (copy / "data/train/tiny-none/history.csv").unlink()  # a link into the cache
+    (copy / "data/train/tiny-none/history.csv").write_text("half a curve, which is in no cache")
     (copy / "data/select_model/metrics.json").write_text("{}")
 
     run_commands(copy, "go-back")

@@ -4,7 +4,7 @@ Run as `python -m stages.tools.demo`, open the address that it prints, and end i
 writes no file, keeps no picture, and answers nobody but browsers on this machine.
 
 Reads:
-    data/ship/model.tflite, or another with --model; beside it model.json.
+    data/ship/model.tflite, or another with --model, and the .json that describes it (`stages.tools.predict`).
     data/prepare/test.npz, where it is: an image of each class to try.
 
 Serves, on 127.0.0.1 alone:
@@ -100,7 +100,7 @@ def build_app(
 
     Args:
         interpreter: of the model, ready for one image at a time.
-        card: what the .json beside the model says.
+        card: what `read_card` returns, with `name`.
         examples: a PNG for each label that has one.
         hosts: the names under which browsers of this machine reach the application.
     """
@@ -154,17 +154,19 @@ def list_hosts(port: int) -> list[str]:
     return [name if port == 80 else f"{name}:{port}" for name in (HOST, "localhost")]
 
 
-def listen(port: int) -> socket.socket:
+def listen(port: str) -> socket.socket:
     """Opens a port of 127.0.0.1.
 
     Raises:
         UserError: if there is none of this number, it is taken, or it may not be opened.
     """
+    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+        raise UserError(f"--port: expected a whole number from 0 to 65535, got {port!r}; 0 takes any that is free")
     try:
-        return socket.create_server((HOST, port))
-    except (OSError, OverflowError) as error:
-        found = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise UserError(f"--port {port}: {found}; give another, or 0 for any that is free") from error
+        return socket.create_server((HOST, int(port)))
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UserError(f"--port {port}: {reason}; give another from 1024 on, or 0 for any that is free") from error
 
 
 def main() -> None:
@@ -172,19 +174,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m stages.tools.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=int, default=8000, help="default %(default)s; 0: any")
+    parser.add_argument("--port", default="8000", help="default %(default)s; 0: any that is free")
     parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     arguments = parser.parse_args()
 
     model = Path(arguments.model)
-    card = read_card(model, name=str, precision=str, test_accuracy=float)
-    interpreter = read_classifier(model, card, batch_size=1)
     with listen(arguments.port) as opened:
+        card = {"name": str(model), **read_card(model, name=str, precision=str, test_accuracy=float)}
+        interpreter = read_classifier(model, card, batch_size=1)
         port = opened.getsockname()[1]
         app = build_app(interpreter, card, examples=read_examples(TEST), hosts=list_hosts(port))
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # faults, not requests
         server = make_server(HOST, port, app, threaded=True, fd=opened.fileno())
-        shown = escape(f"{card['name']}, {card['precision']}")
+        shown = escape(", ".join(card[key] for key in ("name", "precision") if key in card))
         try:
             print_out(f"http://{HOST}:{port} shows {shown}; Ctrl-C ends it\n")
         except UserError as error:  # the page answers all the same

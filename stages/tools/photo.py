@@ -13,7 +13,7 @@ import os
 import warnings
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -46,6 +46,36 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a photo upright, by its EXIF orientation."""
+
+PIXEL_TAGS = {
+    *(
+        256,
+        257,
+        258,
+        259,
+        262,
+        266,
+        273,
+        277,
+        278,
+        279,
+        284,
+        292,
+        293,
+        317,
+        320,
+        322,
+        323,
+        324,
+        325,
+        332,
+        338,
+        339,
+        347,
+    ),
+    *(512, 513, 514, 529, 530, 531, 532),
+}
+"""Tags of a TIFF that its pixels need: sizes, places, compression, and what the levels mean."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in grey: ITU-R BT.601."""
@@ -120,7 +150,7 @@ def _open(file: BinaryIO) -> np.ndarray:
 
 
 def drop_metadata(content: bytes) -> bytes:
-    """Drops from a JPEG or PNG what its pixels do not need, but for a sound orientation; of other files, all."""
+    """Drops from an image what its pixels do not need, but for a sound orientation; of a format without that, all."""
     kept, at = [], 0
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
         kept, at = [content[:8]], 8
@@ -138,7 +168,28 @@ def drop_metadata(content: bytes) -> bytes:
                 kept.append(segment)
             at += len(segment)
         kept.append(content[at:])
+    elif content[4:12] in (b"ftypavif", b"ftypavis"):  # whose pixels are turned by boxes of their own
+        head, mark, rest = content.partition(b"mdat")
+        kept = [head.replace(b"Exif", b"skip"), mark, rest]
+    elif content.startswith((b"II*\0", b"MM\0*")):
+        kept = [_drop_tags(content)]
     return b"".join(kept)
+
+
+def _drop_tags(content: bytes) -> bytes:
+    """Puts in the place of each tag of a TIFF's first image that its pixels do not need one that says nothing."""
+    order: Literal["little", "big"] = "little" if content.startswith(b"II") else "big"
+
+    def read(at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], order)
+
+    nothing = b"".join(number.to_bytes(size, order) for number, size in ((65000, 2), (1, 2), (1, 4), (0, 4)))
+    changed, first = bytearray(content), read(4, 4)
+    for at in range(first + 2, min(first + 2 + 12 * read(first, 2), len(content) - 11), 12):
+        is_turn = (read(at, 2), read(at + 2, 2), read(at + 4, 4)) == (ExifTags.Base.Orientation, 3, 1)
+        if read(at, 2) not in PIXEL_TAGS and not is_turn:
+            changed[at : at + 12] = nothing
+    return bytes(changed)
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

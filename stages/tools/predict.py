@@ -4,8 +4,10 @@ Run as `python -m stages.tools.predict PHOTO...`: photos of one garment each on 
 colour. A tool, not a stage: it writes no file.
 
 Reads:
-    data/ship/model.tflite, or another with --model; beside it model.json, of which `sha256`, `class_names` and
-    `image_size_px` are used.
+    data/ship/model.tflite, or with --model any other .tflite file of the pipeline.
+    Its class names and the size of its images: from a .json of its name beside it, else from model.json beside it, else
+    from data/ship/model.json. A line on stderr says so where that was written for another file, as for those in
+    data/export/, which have none of their own.
 
 Prints, on stdout, the three likeliest classes of each photo and their probabilities, a line a photo; with --json a list
 of {"file", "predictions": [{"class", "probability"}, ...]} or {"file", "error"}, in the order of the photos. A photo
@@ -32,30 +34,61 @@ from stages.lib.storage.files import compute_sha256, read_json
 from stages.tools.photo import prepare_photo, read_photo
 
 MODEL = Path("data/ship/model.tflite")
-REMEDY = "run `dvc pull` to fetch it or `dvc repro ship` to make it"
+CARD = MODEL.with_suffix(".json")
+REMEDY = (
+    "`dvc repro` makes it (README.md says how long that takes); where `dvc remote list` shows a remote, `dvc pull` "
+    "fetches it"
+)
+EMPTY = "expected a path, got an empty one; is a variable not set?"  # Path would make the working directory of it
 NUM_CLASSES_SHOWN = 3
 MAX_BATCH_SIZE = 32
 """Photos that go through the network together: more would be no faster, and take memory."""
 
 
-def read_card(model: Path, **more: type) -> dict[str, Any]:
-    """Reads the .json beside a model: `sha256`, `class_names`, label 0 first, `image_size_px`, and the keys `more`.
+def find_card(model: Path) -> Path:
+    """Finds the .json that describes a model: beside it, of its name or model.json; else that of the shipped model.
 
     Raises:
-        UserError: if the model or the .json is missing, that lacks a key, or it is of another model.
+        UserError: if there is none.
     """
-    path = model.parent / f"{model.stem}.json"
-    for needed in (model, path):
-        if not needed.is_file():
-            raise UserError(f"{needed}: {'a folder, no file' if needed.is_dir() else 'not found'}; {REMEDY}")
-    card = read_json(path)
-    for key, kind in {"sha256": str, "class_names": list, "image_size_px": int, **more}.items():
+    places = (model.parent / f"{model.stem}.json", model.parent / CARD.name, CARD)
+    for place in places:
+        if place.is_file():
+            return place
+    names = ", ".join(dict.fromkeys(map(str, places)))
+    remedy = REMEDY if model == MODEL else f"copy {CARD} beside it"
+    raise UserError(f"{model}: expected its class names in one of {names}, found none; {remedy}")
+
+
+def read_card(model: Path, **more: type) -> dict[str, Any]:
+    """Reads what describes a model.
+
+    Args:
+        model: path of a .tflite file.
+        more: keys that the .json has to have if it was written for this model, with their types.
+
+    Returns:
+        `class_names`, label 0 first; `image_size_px`; and `card`, the path of the .json. All else that it holds, such
+        as `sha256`, only if it was written for this model.
+
+    Raises:
+        UserError: if the model or every .json is missing, that lacks a key, or has the model's name and is not its own.
+    """
+    if not model.is_file():
+        remedy = REMEDY if model == MODEL else "check the path that --model gives"
+        raise UserError(f"{model}: {'a folder, no file' if model.is_dir() else 'not found'}; {remedy}")
+    path = find_card(model)
+    remedy = REMEDY if model == MODEL else "put its own model.json beside it"
+    card, found = read_json(path), compute_sha256(model)
+    has_its_name = path.with_suffix(model.suffix) == model
+    is_own = has_its_name or card.get("sha256") == found
+    needed = {"class_names": list, "image_size_px": int} | ({"sha256": str, **more} if is_own else {})
+    for key, kind in needed.items():
         if not isinstance(card.get(key), kind):
-            raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {REMEDY}")
-    found = compute_sha256(model)
-    if found != card["sha256"]:
-        raise UserError(f"{model}: expected SHA-256 {card['sha256']}, as {path} says, got {found}; {REMEDY}")
-    return card
+            raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {remedy}")
+    if is_own and found != card["sha256"]:
+        raise UserError(f"{model}: expected SHA-256 {card['sha256']}, as {path} says, got {found}; {remedy}")
+    return {"card": path} | {key: value for key, value in card.items() if is_own or key in needed}
 
 
 def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -68,9 +101,11 @@ def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np
     images, errors = {}, {}
     for photo in photos:
         try:
+            if not photo:
+                raise UserError(EMPTY)
             images[photo] = prepare_photo(read_photo(Path(photo)), image_size_px)
         except UserError as error:
-            errors[photo] = f"{photo}: {error}"
+            errors[photo] = f"{photo or 'PHOTO'}: {error}"
     return images, errors
 
 
@@ -90,6 +125,8 @@ def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray])
 def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> Interpreter:
     """Reads a model and makes it ready for batches of exactly `batch_size` images.
 
+    Says on stderr which card is used, where that was written for another model.
+
     Raises:
         UserError: if the model has another number of classes than its card, or takes images of another size.
     """
@@ -99,7 +136,11 @@ def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> In
     expected = f"images of {card['image_size_px']} pixels and {len(card['class_names'])} classes"
     got = f"images of {given['shape'][1]} pixels and {found['shape'][1]} classes"
     if got != expected:
-        raise UserError(f"{model}: expected {expected}, as the .json beside it says, got {got}; {REMEDY}")
+        raise UserError(
+            f"{model}: expected {expected}, as {card['card']} says, got {got}; put its own model.json beside it"
+        )
+    if "sha256" not in card:
+        print(escape(f"{model}: class names and size of images are those of {card['card']}"), file=sys.stderr)
     return interpreter
 
 
@@ -117,10 +158,10 @@ def check_given(path: str) -> str:
     """Returns a path of the command line.
 
     Raises:
-        argparse.ArgumentTypeError: if it is empty: `Path` would make the working directory of it.
+        argparse.ArgumentTypeError: if it is empty.
     """
     if not path:
-        raise argparse.ArgumentTypeError("expected a path, got an empty one; is a variable not set?")
+        raise argparse.ArgumentTypeError(EMPTY)
     return path
 
 
@@ -162,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m stages.tools.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", type=check_given, help="one garment on plain background")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="one garment on plain background")
     parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     arguments = parser.parse_args()

@@ -371,8 +371,10 @@ def answer_frontier(
     front = [file for file in ours if file.is_on_size_front]
     smallest = min(front, key=lambda file: file.gzip_size_bytes)
     best = max(ours, key=lambda file: file.test_accuracy)
+    num_litert = sum(file.format == "tflite" for file in ours)
     text = (
-        f"{len(front)} of {len(ours)} model files are beaten by no other on the validation images at their gzipped "
+        f"{len(front)} of {len(ours)} model files ({num_litert} in LiteRT, {len(ours) - num_litert} in Keras) are "
+        "beaten by no other on the validation images at their gzipped "
         f"size; the smallest of these is {smallest.name} in {smallest.precision} with "
         f"{smallest.gzip_size_bytes / 1000:,.0f} kB and "
         f"{format_accuracy(smallest.test_accuracy, num_images['test'])} of the test images right."
