@@ -174,7 +174,7 @@ def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(f
 def test_the_reason_tells_rule_and_numbers() -> None:
     assert explain(file_of("lamp-0.9", 0.937, 1234), 3, 40, CHOSEN, 0.005, 1000) == (
         "lamp-0.9 in int8 is the smallest once gzipped (1,234 bytes) of the 3 of 40 files that lose at most 0.5 points "
-        "of validation accuracy against third-flip, which has 94.00 % (92.3 to 95.3): it has 93.70 % (92.0 to 95.0)."
+        "of validation accuracy against third-flip, which has 94.00 % (92.4 to 95.3): it has 93.70 % (92.0 to 95.0)."
     )
 
 
