@@ -3,9 +3,9 @@
 Reads:
     params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and what
     a shipped file may lose.
-    data/select_model/choice.json, reason.txt, comparison.csv; data/ship/model.json; of data/frontier/ comparisons.csv,
-    frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv, environment.json,
-    pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of complexity;
+    data/select_model/choice.json, reason.txt, comparison.csv; data/ship/model.json, coverage.csv; of data/frontier/
+    comparisons.csv, frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv,
+    environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of complexity;
     metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
     data/preview/*.png. Where times are not known these hold no values, and the page says so.
 
@@ -74,6 +74,7 @@ class Findings:
     files: Sequence[RankedFile]  # all of ours
     published_models: Sequence[PublishedModel]  # what others published of theirs
     comparisons: Sequence[Comparison]  # of all candidates and files, on the test images
+    coverage: Sequence[Mapping[str, str]]  # data/ship/coverage.csv
     times: Times  # of the files
     stages: Sequence[StageTime]  # what each took; empty if that is not known
     environment: Mapping[str, Any]  # versions and hardware of the training; empty if they are not known
@@ -244,6 +245,7 @@ def read_findings(params: Params) -> Findings:
         files=files,
         published_models=published_models,
         comparisons=read_rows(DATA / "frontier/comparisons.csv", Comparison),
+        coverage=read_csv(DATA / "ship/coverage.csv"),
         times={(file.kind, file.name, file.precision): file for file in timed},
         stages=read_rows(DATA / "compare/timing.csv", StageTime),
         environment=read_json(DATA / "compare/environment.json"),

@@ -2,7 +2,7 @@
 
 Reads:
     data/frontier/frontier.csv: every file with its numbers.   comparisons.csv: which files differ on the test images.
-    data/prepare/val.npz: how many images there are, for the intervals of accuracies.
+    data/prepare/val.npz: the chosen file is run on them, to fit its confidence; and how many there are.
     data/select_model/: choice.json, metrics.json and model.h5 of the chosen dense model.
     data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
@@ -12,9 +12,13 @@ Writes, in data/ship/:
     model.tflite: a copy of the chosen file.
     model.json: what a program has to know to run it, why it was chosen, and how good it is.
     model_card.md: the same for people, with times and versions.
+    coverage.csv: how accurate it is on the test images where it answers only those that it is surest of.
 
 The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the chosen dense model, the
 smallest gzipped; then the more accurate on validation images; then the first by name. The test images choose nothing.
+
+Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, whoever uses it should
+say that it is unsure. Both are chosen on validation images, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,11 +38,12 @@ from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
 from stages.lib.results.chance import add_intervals, compute_interval
 from stages.lib.results.comparisons import Comparison
+from stages.lib.results.confidence import choose_min_confidence, fit_temperature, list_coverage
 from stages.lib.results.rows import RankedFile, count_val_images, read_frontier, read_rows
 from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_json, read_split, write_bytes, write_json
+from stages.lib.storage.files import read_json, read_split, write_bytes, write_csv, write_json
 from stages.lib.storage.variant import Variant
 
 READS = (
@@ -61,6 +66,7 @@ CHOICE = Path("data/select_model/choice.json")
 CHOSEN = Path("data/select_model/metrics.json")
 DENSE_MODEL = Path("data/select_model/model.h5")
 TEST_SET = Path("data/prepare/test.npz")
+VAL_SET = Path("data/prepare/val.npz")
 OUTPUT = Path("data/ship")
 
 BATCH_SIZE = 100
@@ -158,6 +164,33 @@ def describe_share(name: str, share: float, n: int) -> dict[str, float]:
     return {name: round(share, 6), f"{name}_low": low, f"{name}_high": high}
 
 
+def trust(val_logits: np.ndarray, y_val: np.ndarray, answered_accuracy: float) -> dict[str, float]:
+    """Fits the temperature of a model, and the least confidence of answers that are right as often as is asked for.
+
+    Args:
+        val_logits: (N, classes), of validation images.
+        y_val: (N,) labels.
+        answered_accuracy: that is asked for.
+    """
+    temperature = fit_temperature(val_logits, y_val)
+    probabilities = metrics.compute_probabilities(val_logits / temperature)
+    is_right = probabilities.argmax(axis=1) == y_val
+    min_confidence = choose_min_confidence(probabilities.max(axis=1), is_right, answered_accuracy)
+    return {"temperature": temperature, "min_confidence": min_confidence}
+
+
+def score_answers(y_true: np.ndarray, probabilities: np.ndarray, min_confidence: float) -> dict[str, Any]:
+    """Measures which share of the images is answered, and how accurate these answers are; None if there is no answer.
+
+    `y_true` are (N,) labels, `probabilities` (N, classes).
+    """
+    is_right = probabilities.argmax(axis=1) == y_true
+    is_answered = probabilities.max(axis=1) >= min_confidence
+    count = int(is_answered.sum())
+    accuracy = describe_share("test_accuracy", float(is_right[is_answered].mean()), count) if count else {}
+    return {"images": count, **describe_share("coverage", count / len(y_true), len(y_true)), **accuracy}
+
+
 def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
     """Measures accuracy, calibration, recall and precision by class, and the most frequent mistakes.
 
@@ -190,15 +223,28 @@ def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[s
     }
 
 
-def run_file(path: Path, class_names: Sequence[str], num_bins: int) -> dict[str, Any]:
-    """Runs a LiteRT file on the test images; describes its input and output, and measures it."""
+def run_file(path: Path, class_names: Sequence[str], num_bins: int, answered_accuracy: float) -> dict[str, Any]:
+    """Runs a LiteRT file on validation and test images; describes its input and output, and measures it.
+
+    Beside what model.json holds, `coverage` has the rows of coverage.csv.
+    """
     interpreter = read_interpreter(path, BATCH_SIZE, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    images, y_true = read_split(TEST_SET)
+    (val_images, y_val), (images, y_true) = read_split(VAL_SET), read_split(TEST_SET)
+    trusted = trust(predict_logits(interpreter, val_images), y_val, answered_accuracy)
+    logits = predict_logits(interpreter, images)
+    scaled = logits / trusted["temperature"]
+    probabilities = metrics.compute_probabilities(scaled)
+    unscaled = metrics.compute_reliability(y_true, metrics.compute_probabilities(logits), num_bins)
+    meaning = "logits, one a class; divided by the temperature, their softmax is the confidence"
     return {
         "input": describe_input(given),
-        "output": describe_tensor(found, "logits, one a class; their softmax is the confidence"),
-        **score_logits(y_true, predict_logits(interpreter, images), class_names, num_bins),
+        "output": describe_tensor(found, meaning),
+        **trusted,
+        **score_logits(y_true, scaled, class_names, num_bins),
+        "unscaled_calibration_error": round(metrics.compute_expected_calibration_error(unscaled), 6),
+        "answered": score_answers(y_true, probabilities, trusted["min_confidence"]),
+        "coverage": list_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == y_true),
     }
 
 
@@ -233,10 +279,11 @@ def describe_model(
             class_names=dataset.class_names,
             size=dataset.image_size_px,
             precision=shipped.precision,
+            temperature=measured["temperature"],
         ),
         "num_images": num_images,
         "val_accuracy": shipped.val_accuracy,
-        **{name: value for name, value in measured.items() if name not in ("input", "output")},
+        **{name: value for name, value in measured.items() if name not in ("input", "output", "coverage")},
     }
     return add_intervals(described, num_images)
 
@@ -289,11 +336,14 @@ def main() -> None:
     shipped = select_file(good)
     num_val = count_val_images()
     reason = explain(shipped, len(good), len(files), chosen, max_loss, num_val)
-    measured = run_file(shipped.path, params.dataset.class_names, params.evaluate.calibration_bins)
+    measured = run_file(
+        shipped.path, params.dataset.class_names, params.evaluate.calibration_bins, params.ship.answered_accuracy
+    )
     content = shipped.path.read_bytes()
     model = describe_model(shipped, content, measured, params.dataset, reason, num_val)
     write_bytes(OUTPUT / "model.tflite", content)
     write_json(OUTPUT / "model.json", model)
+    write_csv(OUTPUT / "coverage.csv", measured["coverage"])
     write_bytes(OUTPUT / "model_card.md", write_card(shipped, model, read_json(CHOICE), params).encode())
     print(f"{OUTPUT}: {reason}")
 

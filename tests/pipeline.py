@@ -125,7 +125,7 @@ def make_clone(folder: Path) -> None:
         },
         shrink={"filters": ["magnitude"], "macs_shares": [0.5], "multiple": 1, "epochs": 1, "clean_epochs": 0},
         export={"calibration_images": 20, "max_loss_float32": 1.0, "max_loss_int8": 1.0},
-        ship={"max_loss": 1.0},
+        ship={"max_loss": 1.0, "answered_accuracy": 0.6},
         search={"candidate": "tiny-none", "trials": 2, "space": {"models.tiny.dense": [[16], [24]]}},
     )
     commit(folder, "init")

@@ -31,6 +31,10 @@ MODEL: dict[str, Any] = {
     "test_accuracy": 0.9375,
     "mean_confidence": 0.8512,
     "calibration_error": 0.0123,
+    "unscaled_calibration_error": 0.0871,
+    "temperature": 0.625,
+    "min_confidence": 0.71,
+    "answered": {"images": 900, "coverage": 0.8182, "test_accuracy": 0.99},
     "classes": [
         {"class": "Shirt", "recall": 0.8, "precision": 0.75, "images": 600, "predicted": 640},
         {"class": "Bag", "recall": 0.99, "precision": 0.985, "images": 500, "predicted": 0},

@@ -55,6 +55,7 @@ NUMBERS = {
     "export.max_loss_float32": "[0, 1]",
     "export.max_loss_int8": "[0, 1]",
     "ship.max_loss": "[0, 1]",
+    "ship.answered_accuracy": "[0, 1]",
 }
 UNTUNED = {  # values that limit others, so that no choice in the committed file decides a test
     "train": {"epochs": 8, "clean_epochs": 0, "optimizer": "adamw", "weight_decay": 0.0},

@@ -15,6 +15,7 @@ from stages.lib.errors import UserError
 from stages.tools.predict import classify, format_line, rank, read_card
 
 ROOT = Path(__file__).parents[1]
+ANSWER = ["is_sure", "predictions"]
 START = [sys.executable, "-m", "stages.tools.predict"]
 
 
@@ -78,20 +79,39 @@ def test_a_photo_that_is_refused_is_an_error_and_the_others_are_answered(
     assert absent.startswith(f"error: {given[3]}: No such file or directory; expected a photo there")
     results = json.loads(answers.stdout)
     assert [result["file"] for result in results] == given
-    assert [list(result)[1:] for result in results] == [["predictions"], ["error"]] * 2 + [["predictions"]]
+    assert [list(result)[1:] for result in results] == [ANSWER, ["error"]] * 2 + [ANSWER]
     assert [result["predictions"][0]["class"] for result in results[::2]] == ["Trouser", "Sneaker", "Trouser"]
     assert set(results[0]["predictions"][0]) == {"class", "probability"}
     assert f"error: {results[3]['error']}" == absent
 
 
 def test_probabilities_are_the_softmax_of_the_logits(model: Path) -> None:
-    (predictions,) = classify(
-        model, read_card(model), [np.zeros((28, 28), np.uint8)]
-    )  # black: the logits are the biases
+    (answer,) = classify(model, read_card(model), [np.zeros((28, 28), np.uint8)])  # black: the logits are the biases
 
-    shares = np.exp(BIASES) / np.exp(BIASES).sum()
+    shares, predictions = np.exp(BIASES) / np.exp(BIASES).sum(), answer["predictions"]
     assert [each["class"] for each in predictions] == ["Bag", "Trouser", "Sneaker"]
     assert [each["probability"] for each in predictions] == pytest.approx(shares[[2, 0, 1]], abs=1e-6)
+
+
+def test_logits_are_divided_by_the_temperature_of_the_card(model: Path, content: bytes) -> None:
+    ship(model, content, temperature=0.5)
+
+    (answer,) = classify(model, read_card(model), [np.zeros((28, 28), np.uint8)])
+
+    shares = np.exp(2 * np.array(BIASES)) / np.exp(2 * np.array(BIASES)).sum()
+    assert [each["probability"] for each in answer["predictions"]] == pytest.approx(shares[[2, 0, 1]], abs=1e-6)
+
+
+@pytest.mark.parametrize(("min_confidence", "is_sure"), [(0.55, True), (0.6, False)])
+def test_below_the_confidence_of_the_card_the_model_says_that_it_is_unsure(
+    model: Path, content: bytes, min_confidence: float, is_sure: bool
+) -> None:
+    ship(model, content, min_confidence=min_confidence)
+
+    (answer,) = classify(model, read_card(model), [np.zeros((28, 28), np.uint8)])
+
+    assert (answer["is_sure"], answer["predictions"][0]["probability"]) == (is_sure, pytest.approx(0.576, abs=1e-3))
+    assert format_line("a.png", answer).startswith("a.png: Bag" if is_sure else "a.png: unsure, Bag")
 
 
 @pytest.mark.parametrize("count", [0, 1, 32, 33])
@@ -107,7 +127,9 @@ def test_of_equals_the_one_with_the_lower_label_comes_first() -> None:
 
 
 def test_percent_has_one_decimal_and_what_is_no_printable_text_is_escaped() -> None:
-    line = format_line("\u05d0\n\udcff", [{"class": "Bag\x1b[2J\u202e", "probability": 0.5}])
+    line = format_line(
+        "\u05d0\n\udcff", {"is_sure": None, "predictions": [{"class": "Bag\x1b[2J\u202e", "probability": 0.5}]}
+    )
 
     assert line == "\u05d0\\n\\udcff: Bag\\x1b[2J\\u202e 50.0 %"
 
@@ -175,7 +197,8 @@ def test_a_model_without_a_card_of_its_own_is_answered_and_a_line_says_whose_cla
     result = run("--model", exported.relative_to(tmp_path), photos[0], folder=tmp_path)
 
     used = {"int8.json": None, "model.json": "data/export/train/third-flip/model.json", None: "data/ship/model.json"}
-    line = f"data/export/train/third-flip/int8.tflite: class names and size of images are those of {used[beside]}\n"
+    said = f"class names and size of images are those of {used[beside]}; how sure it is, nobody fitted"
+    line = f"data/export/train/third-flip/int8.tflite: {said}\n"
     assert (result.returncode, result.stderr) == (0, line if used[beside] else "")
     assert result.stdout.startswith(f"{photos[0]}: Trouser ")
 
@@ -210,6 +233,7 @@ def test_without_any_card_the_places_are_named(tmp_dir: Path) -> None:
     [
         ({"sha256": None}, "expected sha256 of type str, got None; put its own model.json beside it"),
         ({"class_names": "Bag"}, "expected class_names of type list, got 'Bag'; put its own"),
+        ({"temperature": "1"}, "expected temperature of type float, got '1'; put its own"),
         ({"precision": 8}, "expected precision of type str, got 8; put its own"),
     ],
 )

@@ -22,7 +22,7 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShipParams
 from stages.lib.results.comparisons import UNKNOWN, Comparison
 from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
-from stages.lib.storage.files import read_json, write_arrays, write_bytes, write_json
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.storage.variant import Variant
 from stages.ship import (
     count_epochs,
@@ -32,6 +32,7 @@ from stages.ship import (
     list_good_files,
     list_pruning,
     read_files,
+    score_answers,
     score_logits,
     select_file,
 )
@@ -82,7 +83,7 @@ def contents() -> dict[str, bytes]:
 def set_params(monkeypatch: pytest.MonkeyPatch, max_loss: float) -> None:
     dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
-    params = replace(PARAMS, dataset=dataset, prune=prune, ship=ShipParams(max_loss=max_loss))
+    params = replace(PARAMS, dataset=dataset, prune=prune, ship=ShipParams(max_loss=max_loss, answered_accuracy=0.9))
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
 
 
@@ -108,7 +109,10 @@ def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.Monkey
     write_bytes(Path("data/select_model/model.h5"), b"weights")
     for file in write_files()[1:]:
         write_bytes(file.path, contents[file.precision])
-    write_arrays(Path("data/prepare/val.npz"), labels=np.zeros(1000, np.uint8))
+    shown = np.stack([BLACK] * 600 + [WHITE] * 400)  # of the light ones, a quarter is labelled dark
+    write_arrays(
+        Path("data/prepare/val.npz"), images=shown, labels=np.repeat([0, 1, 0], [600, 300, 100]).astype(np.uint8)
+    )
     pruned = Comparison("pruned files", "uniform-0.9 int8", "third-flip", 4, -0.25, -0.6, 0.1, 1, 1, UNKNOWN)
     write_rows(Path("data/frontier/comparisons.csv"), Comparison, [pruned])
     images = np.stack([BLACK, WHITE, WHITE, BLACK])
@@ -278,7 +282,7 @@ def test_the_chosen_file_is_copied_byte_for_byte_beside_two_descriptions(
     stage.main()
 
     written = {path.name: path.read_bytes() for path in (folder / "data/ship").iterdir()}
-    assert set(written) == {"model.tflite", "model.json", "model_card.md"}
+    assert set(written) == {"model.tflite", "model.json", "model_card.md", "coverage.csv"}
     assert written["model.tflite"] == contents["int8"]
 
 
@@ -317,6 +321,30 @@ def test_accuracy_is_measured_by_running_the_file(folder: Path) -> None:
     assert (model["test_accuracy_low"], model["test_accuracy_high"]) == pytest.approx((0.3006, 0.9544), abs=1e-4)
     assert [row["recall"] for row in model["classes"]] == [0.666667, 1.0]
     assert model["most_confused"] == [{"actual": "dark", "predicted": "light", "images": 1}]
+
+
+def test_confidence_is_fitted_on_validation_images_and_measured_on_test_images(folder: Path) -> None:
+    """On validation images 900 of 1000 answers are right, and all are equally sure: 1 / (1 + e^(-2 / T))."""
+    stage.main()
+
+    model = read_json(folder / "data/ship/model.json")
+    assert model["temperature"] == pytest.approx(2 / np.log(9), rel=0.02)
+    assert model["min_confidence"] == pytest.approx(0.9, abs=0.005)
+    assert model["answered"]["images"] == 4
+    assert (model["answered"]["coverage"], model["answered"]["test_accuracy"]) == (1.0, 0.75)
+    assert model["mean_confidence"] == pytest.approx(0.9, abs=0.005)
+    assert model["calibration_error"] == pytest.approx(0.15, abs=0.005)
+    assert model["unscaled_calibration_error"] == pytest.approx(0.88 - 0.75, abs=0.005)
+    rows = read_csv(folder / "data/ship/coverage.csv")
+    assert [row["coverage"] for row in rows] == ["0.25", "0.5", "0.75", "1.0"]
+    assert rows[-1]["accuracy"] == "0.75"
+
+
+def test_where_nothing_is_sure_enough_no_accuracy_of_answers_is_told() -> None:
+    assert score_answers(np.array([0]), np.array([[0.9, 0.1]]), 1.0) == {
+        "images": 0,
+        **share("coverage", 0.0, 0.0, 0.7935),
+    }
 
 
 def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,8 +403,9 @@ def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(
 
     (expected,) = classify(model, read_card(model), [picture])
     words = said.split()
-    assert words[::2] == [one["class"] for one in expected] == ["dark", "light"]
-    assert [float(word) for word in words[1::2]] == pytest.approx([one["probability"] for one in expected], abs=2e-6)
+    assert words[::2] == [one["class"] for one in expected["predictions"]] == ["dark", "light"]
+    probabilities = [one["probability"] for one in expected["predictions"]]
+    assert [float(word) for word in words[1::2]] == pytest.approx(probabilities, abs=2e-6)
     assert read_json(folder / "data/ship/model.json")["use"] == lines
 
 

@@ -11,8 +11,8 @@ Serves, on 127.0.0.1 alone:
     GET /                    the page, of stages/tools/demo_page/
     GET /examples/LABEL.png  an image of the test set
     POST /predictions        an image file to JSON: `predictions`, likeliest first, as `class` and `probability`;
-                             `seen`, the picture that the network saw, as a PNG in a data URL; `milliseconds` that the
-                             network took; or `error`
+                             `is_sure`, null where the model does not know; `seen`, the picture that the network
+                             saw, as a PNG in a data URL; `milliseconds` that the network took; or `error`
 """
 
 import argparse
@@ -38,10 +38,9 @@ from werkzeug.serving import make_server
 
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits
-from stages.lib.network.metrics import compute_probabilities
 from stages.lib.storage.files import read_split
 from stages.tools.photo import decode_photo, prepare_photo
-from stages.tools.predict import MODEL, check_given, escape, print_out, rank, read_card, read_classifier
+from stages.tools.predict import MODEL, answer, check_given, escape, print_out, read_card, read_classifier
 
 TEST = Path("data/prepare/test.npz")
 PAGE = Path(__file__).with_name("demo_page")
@@ -87,7 +86,7 @@ def predict(interpreter: Interpreter, card: Mapping[str, Any], content: bytes) -
     logits = predict_logits(interpreter, image[np.newaxis])
     seconds = time.perf_counter() - started
     return {
-        "predictions": rank(compute_probabilities(logits)[0], card["class_names"]),
+        **answer(logits[0], card),
         "seen": f"data:image/png;base64,{base64.b64encode(encode_png(image)).decode()}",
         "milliseconds": round(1000 * seconds, 3),
     }
@@ -132,7 +131,7 @@ def build_app(
         return Response(examples[label], mimetype="image/png")
 
     @app.post("/predictions")
-    def answer() -> tuple[dict[str, Any], int]:
+    def answer_picture() -> tuple[dict[str, Any], int]:
         content = request.get_data()
         with lock:
             try:

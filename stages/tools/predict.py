@@ -9,9 +9,10 @@ Reads:
     from data/ship/model.json. A line on stderr says so where that was written for another file, as for those in
     data/export/, which have none of their own.
 
-Prints, on stdout, the three likeliest classes of each photo and their probabilities, a line a photo; with --json a list
-of {"file", "predictions": [{"class", "probability"}, ...]} or {"file", "error"}, in the order of the photos. A photo
-that is refused is a line on stderr and an exit status of 1; the others are answered all the same.
+Prints, on stdout, the three likeliest classes of each photo and their probabilities, a line a photo, and that the model
+is unsure where they are below its `min_confidence`; with --json a list of {"file", "is_sure", "predictions": [{"class",
+"probability"}, ...]} or {"file", "error"}, in the order of the photos; `is_sure` is null for a model that does not
+know. A photo that is refused is a line on stderr and an exit status of 1; the others are answered all the same.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
 
     Returns:
         `class_names`, label 0 first; `image_size_px`; and `card`, the path of the .json. All else that it holds, such
-        as `sha256`, only if it was written for this model.
+        as `sha256`, `temperature` and `min_confidence`, only if it was written for this model.
 
     Raises:
         UserError: if the model or every .json is missing, that lacks a key, or has the model's name and is not its own.
@@ -82,7 +83,8 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     card, found = read_json(path), compute_sha256(model)
     has_its_name = path.with_suffix(model.suffix) == model
     is_own = has_its_name or card.get("sha256") == found
-    needed = {"class_names": list, "image_size_px": int} | ({"sha256": str, **more} if is_own else {})
+    own = {"sha256": str, "temperature": float, "min_confidence": float, **more}
+    needed = {"class_names": list, "image_size_px": int} | (own if is_own else {})
     for key, kind in needed.items():
         if not isinstance(card.get(key), kind):
             raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {remedy}")
@@ -109,8 +111,8 @@ def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np
     return images, errors
 
 
-def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray]) -> list[list[dict[str, Any]]]:
-    """Classifies (size, size) uint8 images, which may be none; returns for each what `rank` does.
+def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Classifies (size, size) uint8 images, which may be none; returns for each what `answer` does.
 
     Raises:
         UserError: as `read_classifier`.
@@ -118,8 +120,7 @@ def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray])
     if not images:
         return []
     interpreter = read_classifier(model, card, batch_size=min(len(images), MAX_BATCH_SIZE))
-    probabilities = compute_probabilities(predict_logits(interpreter, np.array(images)))
-    return [rank(row, card["class_names"]) for row in probabilities]
+    return [answer(logits, card) for logits in predict_logits(interpreter, np.array(images))]
 
 
 def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> Interpreter:
@@ -140,8 +141,20 @@ def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> In
             f"{model}: expected {expected}, as {card['card']} says, got {got}; put its own model.json beside it"
         )
     if "sha256" not in card:
-        print(escape(f"{model}: class names and size of images are those of {card['card']}"), file=sys.stderr)
+        print(
+            escape(
+                f"{model}: class names and size of images are those of {card['card']}; how sure it is, nobody fitted"
+            ),
+            file=sys.stderr,
+        )
     return interpreter
+
+
+def answer(logits: np.ndarray, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Makes an answer of (classes,) logits: `is_sure`, None where the card does not know, and `predictions`."""
+    (probabilities,) = compute_probabilities(logits[np.newaxis] / card.get("temperature", 1.0))
+    is_sure = bool(probabilities.max() >= card["min_confidence"]) if "min_confidence" in card else None
+    return {"is_sure": is_sure, "predictions": rank(probabilities, card["class_names"])}
 
 
 def rank(probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -174,14 +187,14 @@ def escape(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def format_line(photo: str, predictions: Sequence[dict[str, Any]]) -> str:
+def format_line(photo: str, answered: Mapping[str, Any]) -> str:
     """Writes an answer as a line.
 
-    >>> format_line("a.png", [{"class": "Bag", "probability": 0.97531}])
-    'a.png: Bag 97.5 %'
+    >>> format_line("a.png", {"is_sure": False, "predictions": [{"class": "Bag", "probability": 0.47531}]})
+    'a.png: unsure, Bag 47.5 %'
     """
-    shares = [f"{each['class']} {100 * each['probability']:.1f} %" for each in predictions]
-    return escape(f"{photo}: {', '.join(shares)}")
+    shares = [f"{each['class']} {100 * each['probability']:.1f} %" for each in answered["predictions"]]
+    return escape(f"{photo}: {'unsure, ' if answered['is_sure'] is False else ''}{', '.join(shares)}")
 
 
 def print_out(text: str) -> None:
@@ -211,16 +224,15 @@ def main() -> None:
     model = Path(arguments.model)
     card = read_card(model)
     images, errors = read_photos(arguments.photos, card["image_size_px"])
-    answers = classify(model, card, list(images.values()))
-    predictions = dict(zip(images, answers, strict=True))
+    answers = dict(zip(images, classify(model, card, list(images.values())), strict=True))
     if arguments.json:
         results = [
-            {"file": photo} | ({"error": errors[photo]} if photo in errors else {"predictions": predictions[photo]})
+            {"file": photo} | ({"error": errors[photo]} if photo in errors else answers[photo])
             for photo in arguments.photos
         ]
         print_out(json.dumps(results, indent=2, allow_nan=False) + "\n")
     else:
-        lines = [format_line(photo, predictions[photo]) for photo in arguments.photos if photo in predictions]
+        lines = [format_line(photo, answers[photo]) for photo in arguments.photos if photo in answers]
         print_out("".join(f"{line}\n" for line in lines))
     for error in errors.values():
         print(f"error: {escape(error)}", file=sys.stderr)

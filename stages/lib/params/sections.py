@@ -235,9 +235,10 @@ class ExportParams(Section):
 
 
 class ShipParams(Section):
-    """The rule by which a file is chosen to be shipped."""
+    """The rule by which a file is chosen to be shipped, and how sure it has to be to answer."""
 
     max_loss: Fraction
+    answered_accuracy: Fraction
 
 
 class Params(Section):

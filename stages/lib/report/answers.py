@@ -430,8 +430,22 @@ def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error
     return (
         f"The shipped file trusts itself {fit}: its mean confidence is {percent(shipped['mean_confidence'])}, and "
         f"{format_accuracy(shipped['test_accuracy'], shipped['num_images']['test'])} of its answers are right. "
-        "Its calibration error is "
-        f"{percent(shipped['calibration_error'])}, that of {chosen} {percent(calibration_error)}."
+        f"Its calibration error is {percent(shipped['calibration_error'])}; it would be "
+        f"{percent(shipped['unscaled_calibration_error'])} without the temperature of {shipped['temperature']:g} that "
+        f"was fitted on validation images, and is {percent(calibration_error)} in {chosen}, which has none. "
+        f"{tell_answered(shipped)}"
+    )
+
+
+def tell_answered(shipped: Mapping[str, Any]) -> str:
+    """Tells of how many test images the shipped file is sure, and how many of these answers are right."""
+    answered = shipped["answered"]
+    sure = f"At a confidence of {percent(shipped['min_confidence'])} or more, which validation images chose, it is sure"
+    if not answered["images"]:
+        return f"{sure}, and it is so of no test image."
+    return (
+        f"{sure}: so it answers {format_accuracy(answered['coverage'], shipped['num_images']['test'])} of the test "
+        f"images, and {format_accuracy(answered['test_accuracy'], answered['images'])} of these answers are right."
     )
 
 

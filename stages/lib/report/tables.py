@@ -200,6 +200,15 @@ def find_ms(times: Times, kind: str, name: str, precision: str) -> float | None:
     return timed.median_ms if timed else None
 
 
+def list_coverage(coverage: Sequence[Mapping[str, str]], shipped: Mapping[str, Any]) -> Rows:
+    """Lists how accurate the surest answers are, by their share, and the point at which the shipped file is sure."""
+    answered, rows = shipped["answered"], [{**row, "is_chosen": False} for row in coverage]
+    if not answered["images"]:
+        return rows
+    chosen = {"coverage": answered["coverage"], "accuracy": answered["test_accuracy"]}
+    return [*rows, {**chosen, "min_confidence": shipped["min_confidence"], "is_chosen": True}]
+
+
 def list_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequence[str]) -> Rows:
     """Lists the confusion matrix: a row for each actual class, by predicted class; None where no image was."""
     return [

@@ -30,6 +30,7 @@ function show(answer) {
   find("empty").hidden = true;
   find("found").hidden = Boolean(answer.error);
   if (answer.error) return;
+  find("unsure").hidden = answer.is_sure !== false;
   find("classes").replaceChildren(...answer.predictions.map(buildRow));
   find("seen").src = answer.seen;
   find("seen").alt = "The picture that the network saw";
