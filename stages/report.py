@@ -5,8 +5,8 @@ Reads:
     a shipped file may lose.
     data/select_model/choice.json, reason.txt, comparison.csv; data/ship/model.json, coverage.csv; of data/frontier/
     comparisons.csv, frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv,
-    environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of complexity;
-    metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
+    environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of
+    complexity; metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
     data/preview/*.png. Where times are not known these hold no values, and the page says so.
 
 Writes, in data/report/, both in Git:
