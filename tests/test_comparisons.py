@@ -115,6 +115,13 @@ def test_every_file_is_compared_with_the_chosen_model_in_float32_and_ways_with_e
     assert list_pairs(rows, WAYS["shrunk"]) == [("magnitude-0.5", "scratch-0.5"), ("magnitude-0.25", "scratch-0.25")]
 
 
+def test_where_export_left_out_the_file_that_others_are_compared_with_it_is_named() -> None:
+    files = [file for file in read_files() if (file.kind, file.label) != ("dense", CHOSEN)]
+
+    with pytest.raises(UserError, match=f"^data/export/train/{CHOSEN}: expected float32.tflite, .* max_loss_float32"):
+        compare_files(files, CHOSEN)
+
+
 def test_a_file_is_judged_by_its_own_predictions() -> None:
     predicted = {"float32": predict(0.93), "int8": predict(0.5)}
     write_arrays(Path("data/export/prune/lamp-0.5/predictions.npz"), labels=LABELS, **predicted)

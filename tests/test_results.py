@@ -1,6 +1,7 @@
 """The rows that stages sum up from, and the times that go with them."""
 
 import gzip
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,9 @@ from stages.tools import record_times
 
 
 @pytest.fixture(autouse=True)
-def run(tmp_dir: Path) -> Path:
-    """Is a folder with all files of a run, and no times."""
+def run(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder with all files of a run, and no times; `record_times` runs in it without arguments."""
+    monkeypatch.setattr(sys, "argv", ["record_times"])
     write_run()
     return tmp_dir
 

@@ -208,7 +208,7 @@ def answer_choice(
     """Answers which model was chosen and why."""
     others = list_family(comparisons, CANDIDATES)
     if not others:
-        return f"{reason} It is the only candidate."
+        return reason
     counts = Counter(row.verdict for row in others)
     return (
         f"{reason} On the test images, which chose nothing, it has "

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.lib.errors import UserError
 from stages.lib.params.sections import AugmentationParams
 from stages.lib.results.chance import LEVEL, compare_paired, correct_by_holm
 from stages.lib.results.rows import Candidate, ModelFile
@@ -137,9 +138,17 @@ def compare_files(files: Sequence[ModelFile], chosen: str) -> list[Comparison]:
     Args:
         files: all of the run; those of Keras are left out, since no stage keeps what pruned and shrunk ones predict.
         chosen: key of the chosen candidate.
+
+    Raises:
+        UserError: if export left that file out.
     """
     exported = [file for file in files if file.format == "tflite"]
-    (dense,) = (file for file in exported if (file.kind, file.label) == ("dense", chosen))
+    dense = next((file for file in exported if (file.kind, file.label) == ("dense", chosen)), None)
+    if dense is None:
+        raise UserError(
+            f"data/export/train/{chosen}: expected float32.tflite, to which other files are compared, got none: its "
+            "conversion lost more than export.max_loss_float32 in params.yaml allows; raise that limit"
+        )
     answers = {file: read_answers_of_file(file) for file in exported}
     rows: list[Comparison] = []
     for kind, family in FILES.items():
