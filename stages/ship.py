@@ -17,8 +17,8 @@ Writes, in data/ship/:
 The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the chosen dense model, the
 smallest gzipped; then the more accurate on validation images; then the first by name. The test images choose nothing.
 
-Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, whoever uses it should
-say that it is unsure. Both are chosen on validation images, too.
+Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, it is
+unsure. Both are chosen on validation images, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -280,6 +280,7 @@ def describe_model(
             size=dataset.image_size_px,
             precision=shipped.precision,
             temperature=measured["temperature"],
+            min_confidence=measured["min_confidence"],
         ),
         "num_images": num_images,
         "val_accuracy": shipped.val_accuracy,

@@ -106,7 +106,7 @@ def compared(family: str, name: str, reference: str, difference: float, verdict:
         (0.005, BETTER, "better than b by 0.50 points (0.20 to 0.80)"),
         (-0.005, WORSE, "worse than b by 0.50 points (0.20 to 0.80)"),
         (-0.002, UNKNOWN, "no difference to b can be told from 10,000 images (-0.20 points, -0.50 to +0.10)"),
-        (-0.002, WORSE, "worse than b by 0.20 points (-0.10 to 0.50)"),
+        (-0.002, WORSE, "worse than b by 0.20 points (-0.10 to +0.50)"),
     ],
 )
 def test_verdict_of_a_test_is_told_with_the_interval(difference: float, verdict: str, words: str) -> None:
@@ -114,7 +114,7 @@ def test_verdict_of_a_test_is_told_with_the_interval(difference: float, verdict:
 
 
 def test_what_was_left_out_is_not_compared() -> None:
-    assert tell_comparison(None, "b") == "not compared with b, because export left its file out"
+    assert tell_comparison(None, "b") == "not compared with b, because export left out its file in float32"
 
 
 @pytest.mark.parametrize(("size", "ratio"), [(100, "4.0 times smaller"), (800, "2.0 times larger")])
@@ -168,9 +168,10 @@ def test_augmentation_is_judged_on_images_as_they_are_and_distorted() -> None:
 def test_augmentation_that_changes_nothing_distorts_nothing_and_makes_nothing_better() -> None:
     rows = [candidate("a", "plain", 0.9), candidate("a", "idle", 0.9)]
     answer = answer_augmentation(rows, "plain", [compared(AUGMENTATION, "a-idle", "a-plain", 0.0, UNKNOWN)])
-    assert (
-        "no augmentation made a model better: against plain and averaged over 1 model, idle changed nothing" in answer
+    told = (
+        "of no augmentation can it be told that it made a model better: against plain and averaged over 1 model, idle"
     )
+    assert f"{told} changed nothing" in answer
     assert "distorted" not in answer
 
 
@@ -249,7 +250,9 @@ def test_frontier_counts_published_results_that_are_better() -> None:
         return PublishedModel(name, test, 4 * parameters, None, parameters, "")
 
     ours, big, bad = [ranked("a", 0.94)], published("big", 0.96, 9000), published("bad", 0.9, 9000)
-    best = "than the best file here on the test images, which has 94.00 % (93.5 to 94.4)"
+    best = (
+        "on the test images than the file here that is the best on validation images, which has 94.00 % (93.5 to 94.4)"
+    )
     assert f"1 is more accurate {best}: big with 96.00 % (95.6 to 96.4). Without" in answer_frontier(
         ours, [big, bad], IMAGES
     )
@@ -316,7 +319,7 @@ def test_what_the_temperature_gave_and_what_is_answered_is_told() -> None:
         "of these answers are right."
     )
     nothing = answer_confidence(SURE | {"answered": {"images": 0, "coverage": 0.0}}, "a-x", 0.09)
-    assert nothing.endswith("it is sure, and it is so of no test image.")
+    assert nothing.endswith("It is sure of no test image, by the confidence that validation images chose.")
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,9 @@ def test_every_file_is_compared_with_the_chosen_model_in_float32_and_ways_with_e
 def test_where_export_left_out_the_file_that_others_are_compared_with_it_is_named() -> None:
     files = [file for file in read_files() if (file.kind, file.label) != ("dense", CHOSEN)]
 
-    with pytest.raises(UserError, match=f"^data/export/train/{CHOSEN}: expected float32.tflite, .*export.max_loss_float32"):
+    with pytest.raises(
+        UserError, match=f"^data/export/train/{CHOSEN}: expected float32.tflite, .*export.max_loss_float32"
+    ):
         compare_files(files, CHOSEN)
 
 

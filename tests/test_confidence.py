@@ -47,7 +47,26 @@ def test_equally_sure_answers_are_given_or_not_together() -> None:
 
 
 def test_where_no_answers_are_as_accurate_none_is_sure() -> None:
-    assert choose_min_confidence(np.array([0.9, 0.8]), np.array([False, True]), 0.99) == 1.0
+    for confidence in ([0.9, 0.8], [1.0, 1.0]):
+        assert choose_min_confidence(np.array(confidence), np.array([False, True]), 0.99) > 1
+
+
+def test_answers_that_are_nearly_as_sure_as_the_chosen_confidence_are_not_given() -> None:
+    confidence = np.array([0.9999999, 0.9999995, 0.9999993, 0.9999991, 0.5])
+
+    chosen = choose_min_confidence(confidence, np.array([True, False, False, True, True]), 0.99)
+
+    assert (confidence >= chosen).tolist() == [True, False, False, False, False]
+
+
+def test_the_order_of_the_images_decides_nothing() -> None:
+    confidence, is_right = np.round(RNG.random(1000), 1), RNG.random(1000) < 0.7
+    turned = np.argsort(is_right)
+
+    assert list_coverage(confidence, is_right) == list_coverage(confidence[turned], is_right[turned])
+    assert list_coverage(np.full(4, 0.5), np.array([True, False, True, True])) == [
+        {"coverage": 1.0, "accuracy": 0.75, "min_confidence": 0.5}
+    ]
 
 
 def test_the_curve_ends_with_all_images_and_starts_with_the_surest() -> None:

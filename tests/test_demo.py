@@ -123,6 +123,27 @@ def test_a_chosen_photo_is_answered_by_the_model_that_is_named(page: Page) -> No
     assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [28, 28]
     assert re.search(r"It took \d+\.\d\d ms", page.locator("figcaption").inner_text())
     assert re.search(r"boxes\s+\(float32\).* 94\.05 %", page.locator("header").inner_text(), re.DOTALL)
+    expect(page.get_by_text("The model is unsure.")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("min_confidence", "is_sure", "is_said"), [(2.0, False, True), (None, None, False)])
+def test_the_page_says_where_the_model_is_unsure(
+    tmp_path: Path, browser: Browser, min_confidence: float | None, is_sure: bool | None, is_said: bool
+) -> None:
+    model, content = tmp_path / "data/ship/model.tflite", make_model()
+    ship(model, content, **({"sha256": "0" * 64} if min_confidence is None else {"min_confidence": min_confidence}))
+    other = tmp_path / "other.tflite"
+    other.write_bytes(content)
+    used = ["--model", str(other)] if min_confidence is None else []
+    with start(tmp_path, "--port", "0", *used) as process:
+        url = read_url(process)
+        with open_page(browser, url) as page:
+            choose(page, draw_box(60, 200))
+
+            expect(page.get_by_role("listitem")).to_have_count(3)
+            assert page.get_by_text("The model is unsure.").is_visible() is is_said
+            assert ("was not fitted" in page.locator("header").inner_text()) is (min_confidence is None)
+        assert ask(url, draw_box(60, 200))[1]["is_sure"] is is_sure
 
 
 def test_a_dropped_photo_is_answered(page: Page) -> None:

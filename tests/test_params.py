@@ -321,6 +321,11 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("models", {"First": 1}, f"{NAMES}; got 'First'"),
         ("models", {1: 1}, f"{NAMES}; got 1"),
         ("augmentations", {"../x": 1}, f"{NAMES}; got '../x'"),
+        (
+            "augmentations",
+            {"turn_low": 1},
+            "expected names that end in neither _low nor _high, which tables give to ends of intervals; got 'turn_low'",
+        ),
         ("prune.epochs", 1.0, "expected an integer from 1 to 100000; got 1.0"),
         ("prune.epochs", [1, 1, 1, 1, 1, 100_001], "expected an integer from 1 to 100000; got 100001"),
         ("prune.epochs", [1, 2], f"{PER_SPARSITY}; got [1, 2]"),

@@ -197,8 +197,8 @@ def test_a_model_without_a_card_of_its_own_is_answered_and_a_line_says_whose_cla
     result = run("--model", exported.relative_to(tmp_path), photos[0], folder=tmp_path)
 
     used = {"int8.json": None, "model.json": "data/export/train/third-flip/model.json", None: "data/ship/model.json"}
-    said = f"class names and size of images are those of {used[beside]}; how sure it is, nobody fitted"
-    line = f"data/export/train/third-flip/int8.tflite: {said}\n"
+    said = f"class names and size of images are those of {used[beside]}; its confidence is not fitted, so it is never"
+    line = f"data/export/train/third-flip/int8.tflite: {said} called unsure\n"
     assert (result.returncode, result.stderr) == (0, line if used[beside] else "")
     assert result.stdout.startswith(f"{photos[0]}: Trouser ")
 
@@ -234,6 +234,8 @@ def test_without_any_card_the_places_are_named(tmp_dir: Path) -> None:
         ({"sha256": None}, "expected sha256 of type str, got None; put its own model.json beside it"),
         ({"class_names": "Bag"}, "expected class_names of type list, got 'Bag'; put its own"),
         ({"temperature": "1"}, "expected temperature of type float, got '1'; put its own"),
+        ({"temperature": 0.0}, "expected a temperature above 0, got 0.0; put its own"),
+        ({"temperature": float("nan")}, "expected a temperature above 0, got nan; put its own"),
         ({"precision": 8}, "expected precision of type str, got 8; put its own"),
     ],
 )

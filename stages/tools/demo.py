@@ -159,7 +159,7 @@ def listen(port: str) -> socket.socket:
     Raises:
         UserError: if there is none of this number, it is taken, or it may not be opened.
     """
-    if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         raise UserError(f"--port: expected a whole number from 0 to 65535, got {port!r}; 0 takes any that is free")
     try:
         return socket.create_server((HOST, int(port)))

@@ -18,6 +18,7 @@ know. A photo that is refused is a line on stderr and an exit status of 1; the o
 import argparse
 import errno
 import json
+import math
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -87,7 +88,10 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     needed = {"class_names": list, "image_size_px": int} | (own if is_own else {})
     for key, kind in needed.items():
         if not isinstance(card.get(key), kind):
-            raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {remedy}")
+            anew = "`dvc repro ship` writes it anew" if path == CARD else remedy
+            raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {anew}")
+    if is_own and not 0 < card["temperature"] < math.inf:
+        raise UserError(f"{path}: expected a temperature above 0, got {card['temperature']}; {remedy}")
     if is_own and found != card["sha256"]:
         raise UserError(f"{model}: expected SHA-256 {card['sha256']}, as {path} says, got {found}; {remedy}")
     return {"card": path} | {key: value for key, value in card.items() if is_own or key in needed}
@@ -141,12 +145,10 @@ def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> In
             f"{model}: expected {expected}, as {card['card']} says, got {got}; put its own model.json beside it"
         )
     if "sha256" not in card:
-        print(
-            escape(
-                f"{model}: class names and size of images are those of {card['card']}; how sure it is, nobody fitted"
-            ),
-            file=sys.stderr,
+        said = (
+            f"class names and size of images are those of {card['card']}; its confidence is not fitted, so it is never"
         )
+        print(escape(f"{model}: {said} called unsure"), file=sys.stderr)
     return interpreter
 
 

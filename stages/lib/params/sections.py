@@ -55,6 +55,8 @@ def _check_named(values: Any) -> Any:
     for name in values:
         if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise refusal("names of lower-case letters, digits and _", name)
+        if name.endswith(("_low", "_high")):
+            raise refusal("names that end in neither _low nor _high, which tables give to ends of intervals", name)
     return values
 
 

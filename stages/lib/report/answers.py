@@ -141,7 +141,7 @@ def tell_comparison(found: Comparison | None, reference: str) -> str:
     'worse than b by 0.57 points (0.31 to 0.83)'
     """
     if found is None:
-        return f"not compared with {reference}, because export left its file out"
+        return f"not compared with {reference}, because export left out its file in float32"
     if found.verdict == UNKNOWN:
         return (
             f"no difference to {reference} can be told from {found.n:,} images ({100 * found.difference:+.2f} points, "
@@ -149,12 +149,15 @@ def tell_comparison(found: Comparison | None, reference: str) -> str:
         )
     sign = 1 if found.verdict == BETTER else -1
     low, high = sorted((100 * sign * found.low, 100 * sign * found.high))
-    return f"{found.verdict} than {reference} by {abs(100 * found.difference):.2f} points ({low:.2f} to {high:.2f})"
+    ends = f"{low:+.2f} to {high:+.2f}" if low < 0 else f"{low:.2f} to {high:.2f}"
+    return f"{found.verdict} than {reference} by {abs(100 * found.difference):.2f} points ({ends})"
 
 
 def tell_tests(*families: Sequence[Comparison]) -> str:
     """Tells how models were compared: `families` are those whose p values were corrected together."""
     sizes = [str(len(family)) for family in families if family]
+    if not sizes:
+        return ""
     within = f"{'a family' if len(sizes) == 1 else 'families'} of {join(sizes)}"
     return f"Paired tests on the same images, corrected (Holm) within {within}."
 
@@ -212,9 +215,9 @@ def answer_choice(
     counts = Counter(row.verdict for row in others)
     return (
         f"{reason} On the test images, which chose nothing, it has "
-        f"{format_accuracy(chosen.test_accuracy, num_images['test'])}: of the other {len(others)}, {counts[BETTER]} do "
-        f"better and {counts[WORSE]} worse; for {counts[UNKNOWN]}, no difference can be told from "
-        f"{num_images['test']:,} images. {tell_tests(others)}"
+        f"{format_accuracy(chosen.test_accuracy, num_images['test'])}: of the other {len(others)}, {counts[BETTER]} "
+        f"{'does' if counts[BETTER] == 1 else 'do'} better and {counts[WORSE]} worse; for {counts[UNKNOWN]}, no "
+        f"difference can be told from {num_images['test']:,} images. {tell_tests(others)}"
     )
 
 
@@ -236,8 +239,9 @@ def answer_augmentation(
     num_models = len(candidates) // len(names)
     better = {name: count_better(as_they_are, of_name) for name, of_name in keys.items()}
     helped = [f"{name} made {count} of {num_models} models better" for name, count in better.items() if count]
+    nothing = "of no augmentation can it be told that it made a model better"
     text = (
-        f"On test images as they are, {join(helped) or 'no augmentation made a model better'}: against {baseline} and "
+        f"On test images as they are, {join(helped) or nothing}: against {baseline} and "
         f"averaged over {num_models} {'models' if num_models > 1 else 'model'}, {join_changes(as_they_are, keys)}."
     )
     if distorted:  # an augmentation that changes nothing distorts nothing either
@@ -338,8 +342,8 @@ def tell_file_tests(comparisons: Sequence[Comparison], kind: str) -> str:
 
 
 def rank_ways(files: Sequence[ModelFile], target: str) -> list[ModelFile]:
-    """Ranks what the ways made of the model at one target, the most accurate on test images first."""
-    return sorted((file for file in files if file.target == target), key=lambda file: -file.test_accuracy)
+    """Ranks what the ways made of the model at one target, the most accurate on validation images first."""
+    return sorted((file for file in files if file.target == target), key=lambda file: -file.val_accuracy)
 
 
 def answer_shrinking(
@@ -370,7 +374,7 @@ def answer_frontier(
     """Answers which of our files give the most for their cost, and where models stand that others published."""
     front = [file for file in ours if file.is_on_size_front]
     smallest = min(front, key=lambda file: file.gzip_size_bytes)
-    best = max(ours, key=lambda file: file.test_accuracy)
+    best = max(ours, key=lambda file: file.val_accuracy)
     num_litert = sum(file.format == "tflite" for file in ours)
     text = (
         f"{len(front)} of {len(ours)} model files ({num_litert} in LiteRT, {len(ours) - num_litert} in Keras) are "
@@ -385,7 +389,8 @@ def answer_frontier(
     cheaper = [file.name for file in ahead if file.parameters <= best.parameters]
     text += (
         f" Of {len(published)} results beside them that others published, on Fashion-MNIST, {len(ahead)} "
-        f"{'is' if len(ahead) == 1 else 'are'} more accurate than the best file here on the test images, which has "
+        f"{'is' if len(ahead) == 1 else 'are'} more accurate on the test images than the file here that is the best on "
+        "validation images, which has "
         f"{format_accuracy(best.test_accuracy, num_images['test'])}"
     )
     if ahead:
@@ -440,9 +445,9 @@ def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error
 def tell_answered(shipped: Mapping[str, Any]) -> str:
     """Tells of how many test images the shipped file is sure, and how many of these answers are right."""
     answered = shipped["answered"]
-    sure = f"At a confidence of {percent(shipped['min_confidence'])} or more, which validation images chose, it is sure"
     if not answered["images"]:
-        return f"{sure}, and it is so of no test image."
+        return "It is sure of no test image, by the confidence that validation images chose."
+    sure = f"At a confidence of {percent(shipped['min_confidence'])} or more, which validation images chose, it is sure"
     return (
         f"{sure}: so it answers {format_accuracy(answered['coverage'], shipped['num_images']['test'])} of the test "
         f"images, and {format_accuracy(answered['test_accuracy'], answered['images'])} of these answers are right."

@@ -223,8 +223,12 @@ def list_costs(costs: Mapping[str, Mapping[str, Any]]) -> Rows:
 
 
 def list_columns(rows: Rows, first: str, unit: str) -> list[tuple[str, ...]]:
-    """Lists the columns of a table whose rows all have the same keys: a name, and values in one unit."""
-    name, *others = (key for key in rows[0] if not key.endswith(ENDS))
+    """Lists the columns of a table whose rows all have the same keys: a name, and values in one unit.
+
+    The ends of an interval stand behind the value that both are of.
+    """
+    ends = {f"{key}{end}" for key in rows[0] for end in ENDS if all(f"{key}{each}" in rows[0] for each in ENDS)}
+    name, *others = (key for key in rows[0] if key not in ends)
     return [(first, name), *[(other, other, unit) for other in others]]
 
 

@@ -11,6 +11,7 @@ from scipy.special import log_softmax
 
 TEMPERATURES = (0.05, 20.0)  # least and greatest that are tried
 NUM_POINTS = 50  # of the curve
+NEVER = 2.0  # a confidence that no answer has
 
 
 def fit_temperature(logits: np.ndarray, y_true: np.ndarray) -> float:
@@ -45,27 +46,35 @@ def choose_min_confidence(confidence: np.ndarray, is_right: np.ndarray, accuracy
         accuracy: that is asked for, in [0, 1].
 
     Returns:
-        The confidence, rounded down to six decimals; 1 where no part of the answers is as accurate.
+        The confidence; 2, which no answer reaches, where no part of the answers is as accurate.
 
     >>> choose_min_confidence(np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True]), 0.75)
     0.6
     """
-    order = np.argsort(-confidence, kind="stable")
-    is_last_of_equals = np.append(np.diff(confidence[order]) != 0, True)
-    shares = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
+    order, shares, is_last_of_equals = _accumulate(confidence, is_right)
     good = np.flatnonzero(is_last_of_equals & (shares >= accuracy))
-    return float(np.floor(confidence[order][good[-1]] * 1e6) / 1e6) if len(good) else 1.0
+    return float(confidence[order][good[-1]]) if len(good) else NEVER
+
+
+def _accumulate(confidence: np.ndarray, is_right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orders the answers, the surest first; how many of all up to each are right; and which is the last of equals."""
+    order = np.argsort(-confidence, kind="stable")
+    shares = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
+    return order, shares, np.append(np.diff(confidence[order]) != 0, True)
 
 
 def list_coverage(confidence: np.ndarray, is_right: np.ndarray) -> list[dict[str, Any]]:
     """Lists what answering only the surest part of N > 0 images gives: at most `NUM_POINTS` parts, the smallest first.
 
+    Equally sure answers are in the same parts, so that the order of the images decides nothing.
+
     Returns:
         Of each part `coverage`, its share of the images; `accuracy` in it; and `min_confidence`, the least in it.
     """
-    order = np.argsort(-confidence, kind="stable")
-    shares = np.cumsum(is_right[order]) / np.arange(1, len(order) + 1)
-    sizes = np.unique(np.ceil(len(order) * np.arange(1, NUM_POINTS + 1) / NUM_POINTS).astype(int))
+    order, shares, is_last_of_equals = _accumulate(confidence, is_right)
+    whole = 1 + np.flatnonzero(is_last_of_equals)
+    wanted = np.ceil(len(order) * np.arange(1, NUM_POINTS + 1) / NUM_POINTS)
+    sizes = np.unique(whole[np.searchsorted(whole, wanted)])
     return [
         {
             "coverage": round(size / len(order), 6),
