@@ -77,6 +77,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
         2,
     ),
     "confusion_matrix": ([{"actual": a, "predicted": b, "images": 3 * (b == "x")} for a in "yx" for b in "yx"], {}, 4),
+    "coverage": (
+        [
+            {"coverage": share, "accuracy": 0.99, "min_confidence": 0.9, "is_chosen": is_chosen}
+            for share, is_chosen in ((0.5, False), (0.8, True))
+        ],
+        {},
+        2,
+    ),
     "curves": (EPOCHS, {}, 4),
     "distortions": ([{"name": "a", "images": "plain", "accuracy": 0.9}], {}, 1),
     "frontier": (FILES, {"x": "gzip_size_bytes", "x_label": "kB"}, 4),
