@@ -137,9 +137,9 @@ def test_choice_tells_how_many_others_do_better_on_test_images() -> None:
     rows += [compared(CANDIDATES, name, "a", 0.001, UNKNOWN) for name in ("d", "e")]
     rows += [compared("another", "f", "a", 0.1)]
     assert answer_choice(candidate("a", "x", 0.9), "Because.", rows, IMAGES) == (
-        "Because. On the test images, which chose nothing, it has 90.00 % (89.4 to 90.6): of the other 4, 1 does better "
-        "and 1 worse; for 2, no difference can be told from 10,000 images. Paired tests on the same images, corrected "
-        "(Holm) within a family of 4."
+        "Because. On the test images, which chose nothing, it has 90.00 % (89.4 to 90.6): of the other 4, 1 does "
+        "better and 1 worse; for 2, no difference can be told from 10,000 images. Paired tests on the same images, "
+        "corrected (Holm) within a family of 4."
     )
     assert answer_choice(candidate("a", "x", 0.9), "It is alone.", [], IMAGES) == "It is alone."
 
