@@ -1,3 +1,4 @@
+from stages.lib.report.tables import list_columns
 from stages.lib.results.rows import ModelFile
 from stages.lib.results.tables import format_environment, format_headline
 from stages.lib.results.times import StageTime
@@ -55,4 +56,15 @@ def test_the_headline_has_the_study_the_chosen_and_the_shipped_model() -> None:
         "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |",
         "| third-flip, chosen on validation | 94.34 % (93.9 to 94.8) | 50 | 1,000 | 4 kB | 2 kB |",
         "| lamp-0.9, int8, shipped | 94.00 % (93.5 to 94.4) | 50 | 1,000 | 2 kB | 1 kB |",
+    ]
+
+
+def test_ends_of_intervals_are_no_columns_and_a_name_that_looks_like_one_is() -> None:
+    measured = {"key": "a", "test": 0.9, "test_low": 0.8, "test_high": 0.95}
+    assert list_columns([measured], "candidate", "percent") == [("candidate", "key"), ("test", "test", "percent")]
+    named = {"actual": "boot", "boot": 3, "boot_high": 2}
+    assert list_columns([named], "actual", "") == [
+        ("actual", "actual"),
+        ("boot", "boot", ""),
+        ("boot_high", "boot_high", ""),
     ]
