@@ -1,25 +1,27 @@
 """What came out of it all? Puts every trained, every pruned and the shipped model side by side.
 
 Reads:
-    params.yaml: which models, augmentations and sparsities belong to the run; others that lie in data/ are ignored.
-    data/select_model/choice.json; metrics.json of train, complexity, evaluate, prune and shrink; layers.csv of
-    complexity, prune and shrink; model.h5, history.csv and predictions.npz of candidates; data/ship/model.json.
+    params.yaml: which models, augmentations, seeds and sparsities belong to the run; others in data/ are ignored.
+    data/select_model/choice.json; metrics.json of train, finish, complexity, evaluate, prune and shrink; layers.csv of
+    complexity, prune and shrink; model.h5 and history.csv of trainings; predictions.npz of the finished model;
+    data/ship/model.json.
     data/frontier/: frontier.csv and latency.csv, drawn here, where it is known which file is shipped.
     data/recorded_times.json: what stages and trainings took; data/timing/ for what it does not know.
 
 Writes, in data/compare/:
-    metrics.json: the chosen model, its pruned versions and the shipped file.
+    metrics.json: the chosen candidate, the finished model, its pruned versions and the shipped file.
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
     files.csv: frontier.csv, the shipped file marked, for a plot.
     frontier.png, macs.png, latency.png: every file by accuracy and size, MACs or time, the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
-    curves.csv: the learning curves of all candidates, for one plot.
-    confusion.csv: how many test images of each class the chosen model takes for which, in the order of the labels.
-    pruning.csv, pruning.png: accuracy and size by ranking and sparsity, the chosen model first.
+    seeds.csv: what each seed gives: mean and standard deviation of candidates and of what was made of them.
+    curves.csv: the learning curves of all candidates with the first seed, for one plot.
+    confusion.csv: how many test images of each class the finished model takes for which, in the order of the labels.
+    pruning.csv, pruning.png: accuracy and size by ranking and sparsity, the finished model first.
     sparsity.csv, sparsity.png: zeros of each kernel by ranking and sparsity.
-    shrinking.csv, shrinking.png: accuracy and cost by way of shrinking and share of the MACs, the chosen model first.
+    shrinking.csv, shrinking.png: accuracy and cost by way of shrinking and share of the MACs, the finished one first.
     shrunk_layers.png: MACs of each layer before and after shrinking.
     timing.csv: what each stage took.   environment.json: versions and hardware.
     headline.md, grid.md: the tables of the README.
@@ -30,6 +32,7 @@ Nothing here feeds a choice.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +40,8 @@ import numpy as np
 
 from stages.lib.figures.draw import write_png
 from stages.lib.params.load import load_params
-from stages.lib.results.chance import add_intervals
+from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
+from stages.lib.results.chance import add_intervals, compute_interval
 from stages.lib.results.rows import (
     MEASURED,
     UNDER,
@@ -45,6 +49,10 @@ from stages.lib.results.rows import (
     KernelZeros,
     LayerMacs,
     ModelFile,
+    average,
+    deviate,
+    find_chosen,
+    find_evaluated,
     list_variants,
     mark_shipped,
     read_candidates,
@@ -59,22 +67,34 @@ from stages.lib.results.tables import format_environment, format_grid, format_he
 from stages.lib.results.times import StageTime, Times, list_items, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_arrays, read_csv, read_json, write_bytes, write_csv, write_json
+from stages.lib.storage.variant import Variant, name_finished
 
-READS = ("seed", "study", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
+READS = (
+    "study",
+    "prune.rankings",
+    "prune.seeds",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.seeds",
+    "shrink.macs_shares",
+)
 DATA = Path("data")
 OUTPUT = Path("data/compare")
 
 
 def describe_candidate(candidate: Candidate, times: Times) -> dict[str, Any]:
     """Describes all that is known of a candidate in a row of candidates.csv."""
-    evaluation = read_evaluation(candidate)
+    evaluation = read_evaluation(candidate.variants)
     training = times.find_training(candidate.variant.folder / "model.h5") or {}
     return {
         "model": candidate.model,
         "augmentation": candidate.augmentation,
+        "seeds": candidate.seeds,
         "val_accuracy": candidate.val_accuracy,
+        "val_accuracy_sd": candidate.val_accuracy_sd,
         "val_loss": candidate.val_loss,
         "test_accuracy": evaluation.test_accuracy,
+        "test_accuracy_sd": evaluation.test_accuracy_sd,
         "test_loss": evaluation.test_loss,
         "calibration_error": evaluation.calibration_error,
         **{f"{UNDER}{name}": accuracy for name, accuracy in evaluation.under.items()},
@@ -85,13 +105,19 @@ def describe_candidate(candidate: Candidate, times: Times) -> dict[str, Any]:
     }
 
 
-def read_curves(candidates: Sequence[Candidate]) -> list[dict[str, str]]:
-    """Reads the learning curves of all candidates as one long table."""
-    return [
-        {"model": candidate.model, "augmentation": candidate.augmentation} | row
-        for candidate in candidates
-        for row in read_csv(candidate.variant.folder / "history.csv")
-    ]
+def read_curves(candidates: Sequence[Candidate], num_val: int) -> list[dict[str, Any]]:
+    """Reads the learning curves of all candidates, with their first seed, as one long table.
+
+    Accuracies on validation images, of which there are `num_val`, have their intervals.
+    """
+    rows: list[dict[str, Any]] = []
+    for candidate in candidates:
+        for row in read_csv(candidate.variant.folder / "history.csv"):
+            is_val = row["split"] == "val"
+            low, high = compute_interval(float(row["accuracy"]), num_val) if is_val else ("", "")
+            named = {"model": candidate.model, "augmentation": candidate.augmentation}
+            rows.append({**named, **row, "accuracy_low": low, "accuracy_high": high})
+    return rows
 
 
 def count_confusion(labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:
@@ -108,12 +134,17 @@ def count_confusion(labels: np.ndarray, predicted: np.ndarray, class_names: Sequ
 
 
 def summarize(
-    chosen: Mapping[str, Any], pruned: Sequence[ModelFile], shrunk: Sequence[ModelFile], shipped: Mapping[str, Any]
+    chosen: Mapping[str, Any],
+    finished: Mapping[str, float],
+    pruned: Sequence[ModelFile],
+    shrunk: Sequence[ModelFile],
+    shipped: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Sums up the chosen model and what became of it in a flat table that reads well in `dvc metrics diff`.
+    """Sums up the chosen candidate and what became of it in a flat table that reads well in `dvc metrics diff`.
 
     Args:
         chosen: its row of candidates.csv.
+        finished: what it is worth as it was trained for long.
         pruned: its pruned versions.
         shrunk: its shrunk versions.
         shipped: the content of data/ship/model.json, which knows how many images there are.
@@ -121,6 +152,7 @@ def summarize(
     of_candidate = ("val_accuracy", "test_accuracy", "test_loss", "calibration_error")
     names = (*of_candidate, "macs", "parameters", "receptive_field_px")
     summary = {"chosen": f"{chosen['model']}-{chosen['augmentation']}"} | {name: chosen[name] for name in names}
+    summary |= {f"finished_{name}": value for name, value in finished.items()}
     summary["shipped"] = f"{shipped['name']}, {shipped['precision']}"
     summary |= {f"shipped_{name}": shipped[name] for name in MEASURED}
     for model in pruned:
@@ -177,64 +209,102 @@ def write_compressed(
     layers: Sequence[LayerMacs],
     num_images: Mapping[str, int],
 ) -> None:
-    """Writes tables and pictures of what became of the model `dense`; `num_images` of val and test."""
+    """Writes tables and pictures of what became of the finished model `dense`; `num_images` of val and test."""
     for name, files, x, label in (
         ("pruning", pruned, "sparsity", "weights that are zero (%)"),
         ("shrinking", shrunk, "macs", "million MACs an image"),
     ):
         write_rows(OUTPUT / f"{name}.csv", ModelFile, [dense, *files], num_images)
-        rows, title = read_csv(OUTPUT / f"{name}.csv"), f"{name.capitalize()} {dense.name}, fine-tuned at each point"
+        rows, title = read_csv(OUTPUT / f"{name}.csv"), f"{name.capitalize()} the finished model, step by step"
         write_png(OUTPUT / f"{name}.png", "ladder", rows, title, x=x, x_label=label)
     write_rows(OUTPUT / "sparsity.csv", KernelZeros, zeros)
     title = "Where the zeros are: share of each kernel (%)"
     write_png(OUTPUT / "sparsity.png", "zeros", read_csv(OUTPUT / "sparsity.csv"), title)
-    title = f"MACs of each layer of {dense.name} before and after shrinking"
+    title = "MACs of each layer of the finished model before and after shrinking"
     write_png(OUTPUT / "shrunk_layers.png", "shrunk_layers", [asdict(row) for row in layers], title, width=700)
 
 
-def find_environment(candidates: Mapping[str, Candidate], key: str, times: Times) -> dict[str, Any]:
-    """Finds with what the candidate `key` was trained; empty where that of any is not known: it would mix two runs."""
-    trainings = {name: times.find_training(one.variant.folder / "model.h5") for name, one in candidates.items()}
-    return dict(trainings[key] or {}) if times.stages and all(trainings.values()) else {}
+def read_accuracies(variant: Variant) -> tuple[float, float]:
+    """Reads the accuracy of a model on validation and on test images, which evaluate measured of a trained one."""
+    measured = read_json(variant.folder / "metrics.json")
+    is_trained = variant.source in ("train", "finish")
+    tested = read_evaluation([variant]).test_accuracy if is_trained else measured["test_accuracy"]
+    return measured["val_accuracy"], tested
+
+
+def list_seeds(study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> list[dict[str, Any]]:
+    """Lists mean and standard deviation over the seeds: of candidates, the finished model and compressed ones."""
+    models = [candidate.variants for candidate in read_candidates(study)]
+    models.append([name_finished(seed) for seed in study.seeds])
+    for source, ways, targets, seeds in (
+        ("prune", prune.rankings, prune.sparsities, prune.seeds),
+        ("shrink", shrink.filters, shrink.macs_shares, shrink.seeds),
+    ):
+        models += [[Variant(source, *named, seed) for seed in seeds] for named in product(ways, targets)]
+    rows = []
+    for variants in models:
+        of_val, of_test = zip(*map(read_accuracies, variants), strict=True)
+        rows.append(
+            {
+                "name": variants[0].name,
+                "seeds": " ".join(str(variant.seed) for variant in variants),
+                "val_accuracy": round(average(of_val), 6),
+                "val_accuracy_sd": deviate(of_val),
+                "test_accuracy": round(average(of_test), 6),
+                "test_accuracy_sd": deviate(of_test),
+            }
+        )
+    return rows
+
+
+def find_environment(candidates: Mapping[str, Candidate], finished: Path, times: Times) -> dict[str, Any]:
+    """Finds with what `finished` was trained; empty where that of any training is not known: it would mix two runs."""
+    paths = [one.variant.folder / "model.h5" for one in candidates.values()]
+    trainings = [times.find_training(path) for path in (finished, *paths)]
+    return dict(trainings[0] or {}) if times.stages and all(trainings) else {}
 
 
 def main() -> None:
     """Runs the stage."""
     params, choice = load_params(reads=READS), read_json(DATA / "select_model/choice.json")
-    study, prune, shrink = params.study, params.prune, params.shrink
-    shipped, key = read_json(DATA / "ship/model.json"), f"{choice['model']}-{choice['augmentation']}"
-    times = read_times(list_items(study.models, study.augmentations, *prune.rankings, *shrink.filters))
-    candidates = {candidate.key: candidate for candidate in read_candidates(study.models, study.augmentations)}
+    study, prune, shrink, seed = params.study, params.prune, params.shrink, params.study.seeds[0]
+    shipped, variant = read_json(DATA / "ship/model.json"), name_finished(seed)
+    times = read_times(list_items(study, prune, shrink))
+    candidates = {candidate.key: candidate for candidate in read_candidates(study)}
     described = {name: describe_candidate(candidate, times) for name, candidate in candidates.items()}
-    num_images = shipped["num_images"]
-    rows, chosen, dense = list(described.values()), described[key], read_dense(candidates[key])
-    pruned = [read_version(one, dense) for one in list_variants("prune", prune.rankings, prune.sparsities)]
-    shrunk = [read_version(one, dense) for one in list_variants("shrink", shrink.filters, shrink.macs_shares)]
+    num_images, key = shipped["num_images"], find_chosen(list(candidates.values()), choice).key
+    rows, chosen, finished = list(described.values()), described[key], read_dense(variant, candidates[key])
+    pruned = [read_version(one, finished) for one in list_variants("prune", prune.rankings, prune.sparsities, seed)]
+    shrunk = [read_version(one, finished) for one in list_variants("shrink", shrink.filters, shrink.macs_shares, seed)]
 
-    write_json(OUTPUT / "metrics.json", summarize(chosen, pruned, shrunk, shipped))
+    worth = asdict(read_evaluation([variant]))
+    tested_finished = {name: worth[name] for name in ("test_accuracy", "test_loss", "calibration_error")}
+    of_finished = {"val_accuracy": finished.val_accuracy, **tested_finished}
+    write_json(OUTPUT / "metrics.json", summarize(chosen, of_finished, pruned, shrunk, shipped))
     measured = {name: add_intervals(row, num_images) for name, row in described.items()}
     ends = ("", "_low", "_high")
     tested = {f"{name}{end}": row[f"test_accuracy{end}"] for name, row in measured.items() for end in ends}
     write_json(OUTPUT / "test_accuracy.json", tested)
     write_csv(OUTPUT / "candidates.csv", list(measured.values()))
+    write_csv(OUTPUT / "seeds.csv", list_seeds(study, prune, shrink))
     draw_candidates(rows, chosen, num_images)
     draw_files(shipped)
-    write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values())))
-    labels, predicted = read_arrays(DATA / "evaluate" / key / "predictions.npz", "labels", "as_they_are")
+    write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values()), num_images["val"]))
+    labels, predicted = read_arrays(find_evaluated(variant) / "predictions.npz", "labels", "as_they_are")
     write_csv(OUTPUT / "confusion.csv", count_confusion(labels, predicted, shipped["class_names"]))
-    zeros = read_kernel_zeros(prune.rankings, prune.sparsities)
-    layers = read_shrunk_layers(shrink.filters[0], shrink.macs_shares)
-    write_compressed(dense, pruned, shrunk, zeros, layers, num_images)
+    zeros = read_kernel_zeros(prune.rankings, prune.sparsities, seed)
+    layers = read_shrunk_layers(shrink.filters[0], shrink.macs_shares, seed)
+    write_compressed(finished, pruned, shrunk, zeros, layers, num_images)
 
-    environment = find_environment(candidates, key, times)
+    environment = find_environment(candidates, variant.folder / "model.h5", times)
     stages = times.stages if environment else []
     write_json(OUTPUT / "environment.json", environment)
     write_rows(OUTPUT / "timing.csv", StageTime, stages)
-    sentences = format_environment(environment, stages, params.seed) if environment else f"Seed {params.seed}.\n"
-    headline = format_headline(chosen, dense, shipped)
+    sentences = format_environment(environment, stages, seed) if environment else f"Seed {seed}.\n"
+    headline = format_headline(key, finished, shipped)
     write_bytes(OUTPUT / "headline.md", f"{headline}\n{sentences}".encode())
     write_bytes(OUTPUT / "grid.md", format_grid(rows, num_images).encode())
-    print(f"{OUTPUT}: the chosen model has a test accuracy of {chosen['test_accuracy']:.4f}")
+    print(f"{OUTPUT}: the finished model has a test accuracy of {finished.test_accuracy:.4f}")
 
 
 if __name__ == "__main__":

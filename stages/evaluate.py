@@ -1,22 +1,23 @@
 """How good is one trained model on images that nothing was chosen on?
 
-Run as `python -m stages.evaluate MODEL AUGMENTATION`.
+Run as `python -m stages.evaluate CANDIDATE SEED`, where a candidate is <model>-<augmentation>, or finished.
 
 Reads:
-    data/train/<model>-<augmentation>/model.h5.
+    data/train/<candidate>/<seed>/model.h5; data/finish/<seed>/model.h5 of the finished one.
     data/prepare/test.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
 
-Writes, in data/evaluate/<model>-<augmentation>/:
+Writes, in data/evaluate/<candidate>/<seed>/:
     metrics.json: test accuracy and loss, expected calibration error, accuracy on images distorted by each regime.
     classes.csv: precision, recall and F1 of each class.
-    predictions.npz: `labels`, and the predicted ones of the images `as_they_are` and `under_<regime>`, each (N,) uint8.
+    predictions.npz: `labels`, and the predicted ones of the images `as_they_are` and `under_<regime>`, each (N,) uint8;
+        `probabilities` of the images as they are, (N, classes) float16.
     reliability.png: confidence against accuracy.   gallery.png: the most confident mistakes.
 
 Other stages show these numbers; no choice rests on them.
 """
 
-import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,16 @@ from stages.lib.network.model import predict_logits, read_model
 from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams
+from stages.lib.pictures.gallery import plot_gallery
 from stages.lib.pictures.style import COLORS, write_figure
-from stages.lib.running.arguments import parse_names
+from stages.lib.running.arguments import list_names, parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split, write_arrays, write_csv, write_json
+from stages.lib.storage.variant import Variant, name_finished
 from stages.lib.training.augmentation import augment
 
 READS = ("seed", "dataset.class_names", "study.augmentations", "augmentations", "evaluate")
 TEST_SET = Path("data/prepare/test.npz")
-MODELS = Path("data/train")
 OUTPUT = Path("data/evaluate")
 
 
@@ -116,22 +118,16 @@ def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figur
     return figure
 
 
-def plot_gallery(
+def plot_mistakes(
     images: np.ndarray, y_true: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...], title: str
 ) -> Figure:
     """Plots (N, size, size) uint8 images, N >= 0, with true and predicted class and the probability of the latter."""
-    num_columns = 4  # large letters at the width of a page
-    num_rows = max(1, math.ceil(len(images) / num_columns))
-    size_inches = (1.9 * num_columns, 2.2 * num_rows + 0.5)
-    figure, axes = plt.subplots(num_rows, num_columns, figsize=size_inches, squeeze=False)
-    figure.suptitle(f"{title}: the {len(images)} most confident mistakes on the test images")
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, image, true, shares in zip(axes.flat, images, y_true, probabilities, strict=False):
-        axis.imshow(image, cmap="gray_r", vmin=0, vmax=255)
-        predicted = class_names[shares.argmax()]
-        axis.set_title(f"{class_names[true]}, taken for\n{predicted} ({100 * shares.max():.1f} %)", fontsize=10)
-    return figure
+    texts = [
+        f"{class_names[true]}, taken for\n{class_names[shares.argmax()]} ({100 * shares.max():.1f} %)"
+        for true, shares in zip(y_true, probabilities, strict=True)
+    ]
+    title = f"{title}: the {len(images)} most confident mistakes on the test images"
+    return plot_gallery(list(images), texts, title)
 
 
 def find_confident_mistakes(y_true: np.ndarray, probabilities: np.ndarray, count: int) -> np.ndarray:
@@ -145,10 +141,12 @@ def find_confident_mistakes(y_true: np.ndarray, probabilities: np.ndarray, count
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    name = "-".join(parse_names(__doc__, model="models", augmentation="augmentations"))
-    output, class_names = OUTPUT / name, params.dataset.class_names
+    candidates = {"-".join(names): names for names in product(list_names("models"), list_names("augmentations"))}
+    name, seed = parse_names(__doc__, candidate=["finished", *candidates], seed="study.seeds")
+    made = name_finished(int(seed)) if name == "finished" else Variant("train", *candidates[name], seed=int(seed))
+    output, class_names = OUTPUT / name / seed, params.dataset.class_names
     images, y_true = read_split(TEST_SET)
-    model, x = read_model(MODELS / name / "model.h5"), to_network_input(images)
+    model, x = read_model(made.folder / "model.h5"), to_network_input(images)
     augmentations = {regime: params.augmentations[regime] for regime in params.study.augmentations}
 
     probabilities = compute_probabilities(predict_logits(model, x))
@@ -159,14 +157,14 @@ def main() -> None:
     write_json(output / "metrics.json", metrics)
     predicted = {"as_they_are": probabilities.argmax(axis=1), **distorted}
     compact = {name: y_pred.astype(np.uint8) for name, y_pred in predicted.items()}
-    write_arrays(output / "predictions.npz", labels=y_true, **compact)
+    write_arrays(output / "predictions.npz", labels=y_true, **compact, probabilities=probabilities.astype(np.float16))
     confusion_matrix = compute_confusion_matrix(y_true, predicted["as_they_are"], len(class_names))
     write_csv(output / "classes.csv", list_class_scores(confusion_matrix, class_names))
 
     figure = plot_reliability(reliability, metrics["calibration_error"], title=name)
     write_figure(output / "reliability.png", figure)
     shown = find_confident_mistakes(y_true, probabilities, params.evaluate.gallery_images)
-    figure = plot_gallery(images[shown], y_true[shown], probabilities[shown], class_names, title=name)
+    figure = plot_mistakes(images[shown], y_true[shown], probabilities[shown], class_names, title=name)
     write_figure(output / "gallery.png", figure)
     print(f"{output}: test accuracy {metrics['test_accuracy']:.4f}")
 

@@ -5,8 +5,8 @@ on training images, and weights are rounded so that the file compresses better. 
 the LiteRT runtime, which would run it where it is deployed.
 
 Reads:
-    data/<source>/.../model.h5, metrics.json, for a source of train, prune or shrink: of train, every model of the study
-        with the chosen augmentation; of the others, all that params.yaml lists for them.
+    data/<source>/.../model.h5, metrics.json, for a source of train, finish, prune or shrink, of the first seed: of
+        train, every model of the study with the chosen augmentation; of the others, all that params.yaml lists.
     data/select_model/choice.json: the chosen augmentation, for train only.
     data/prepare/train.npz, val.npz, test.npz.
 
@@ -26,6 +26,7 @@ The test accuracy is only reported.
 import os
 import sys
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,23 +51,37 @@ from stages.lib.storage.files import (
     write_bytes,
     write_json,
 )
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.variant import Variant, name_finished
 
-READS = ("seed", "study.models", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares", "export")
+READS = (
+    "seed",
+    "study.models",
+    "study.seeds",
+    "prune.rankings",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.macs_shares",
+    "export",
+)
 PREPARED = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
-SOURCES = ("train", "prune", "shrink")
+SOURCES = ("train", "finish", "prune", "shrink")
 BATCH_SIZE = 20
 
 
 def list_variants(source: str, study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> list[Variant]:
-    """Lists the models of a stage that are exported."""
-    if source == "train":
-        augmentation = read_json(CHOICE)["augmentation"]
-        return [Variant(source, model, augmentation) for model in study.models]
-    if source == "prune":
-        return [Variant(source, ranking, sparsity) for ranking in prune.rankings for sparsity in prune.sparsities]
-    return [Variant(source, filters, share) for filters in shrink.filters for share in shrink.macs_shares]
+    """Lists the models of a stage that are exported: those of the first seed."""
+    seed = study.seeds[0]
+    match source:
+        case "train":
+            augmentation = read_json(CHOICE)["augmentation"]
+            return [Variant(source, model, augmentation, seed) for model in study.models]
+        case "finish":
+            return [name_finished(seed)]
+        case "prune":
+            return [Variant(source, *named, seed) for named in product(prune.rankings, prune.sparsities)]
+        case _:
+            return [Variant(source, *named, seed) for named in product(shrink.filters, shrink.macs_shares)]
 
 
 def sample_images(images: np.ndarray, count: int, seed: int) -> np.ndarray:

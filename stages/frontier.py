@@ -2,8 +2,8 @@
 
 Reads:
     params.yaml: which models, augmentations, prunings and shrinkings belong to the run; others in data/ are ignored.
-    data/select_model/choice.json; metrics.json of train, evaluate, complexity, prune, shrink and export; layers.csv of
-    shrink; model.h5 and the exported files.
+    data/select_model/choice.json; metrics.json of train, finish, evaluate, complexity, prune, shrink and export;
+    layers.csv of shrink; model.h5 and the exported files.
     predictions.npz of evaluate and export: what each model and file says of each test image.
     data/prepare/val.npz: how many images there are, for the intervals of accuracies.
     data/recorded_times.json: how long the exported files take; data/timing/ for files that it does not know.
@@ -25,7 +25,7 @@ from typing import Any
 
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
-from stages.lib.results.comparisons import Comparison, compare_candidates, compare_files
+from stages.lib.results.comparisons import Comparison, compare_candidates, compare_files, compare_trainings
 from stages.lib.results.pareto import find_front
 from stages.lib.results.published import FLOAT32_BYTES, LEADERBOARD, LEADERBOARD_SOURCE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import (
@@ -35,6 +35,7 @@ from stages.lib.results.rows import (
     PublishedModel,
     RankedFile,
     count_images,
+    find_chosen,
     list_variants,
     read_candidates,
     read_cost,
@@ -46,9 +47,10 @@ from stages.lib.results.rows import (
     write_rows,
 )
 from stages.lib.results.tables import format_accuracy, format_table
-from stages.lib.results.times import TimedFile, Times, list_items, read_times
+from stages.lib.results.times import TimedFile, Times, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_json, write_bytes
+from stages.lib.storage.variant import name_finished
 
 READS = ("study", "augmentations", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
 CHOICE = Path("data/select_model/choice.json")
@@ -56,17 +58,18 @@ OUTPUT = Path("data/frontier")
 
 
 def list_files(params: Params, choice: Mapping[str, Any]) -> list[ModelFile]:
-    """Lists every model file of this run: Keras files of all candidates, then the LiteRT files of what was exported."""
-    study, prune, shrink = params.study, params.prune, params.shrink
-    candidates = [read_dense(candidate) for candidate in read_candidates(study.models, study.augmentations)]
-    exported = [file for file in candidates if file.target == choice["augmentation"]]
-    (chosen,) = (file for file in exported if file.way == choice["model"])
+    """Lists every model file of this run: Keras files of all candidates and the finished one, then LiteRT files."""
+    prune, shrink, seed = params.prune, params.shrink, params.study.seeds[0]
+    candidates = read_candidates(params.study)
+    dense = [read_dense(candidate.variant, candidate) for candidate in candidates]
+    finished = read_dense(name_finished(seed), find_chosen(candidates, choice))
     variants = [
-        *list_variants("prune", prune.rankings, prune.sparsities),
-        *list_variants("shrink", shrink.filters, shrink.macs_shares),
+        *list_variants("prune", prune.rankings, prune.sparsities, seed),
+        *list_variants("shrink", shrink.filters, shrink.macs_shares, seed),
     ]
-    exported += [read_version(variant, chosen) for variant in variants]
-    return candidates + [file for model in exported for file in read_exported(model)]
+    exported = [file for file in dense if file.target == choice["augmentation"]]
+    exported += [finished, *[read_version(variant, finished) for variant in variants]]
+    return [*dense, finished] + [file for model in exported for file in read_exported(model)]
 
 
 def rank(files: Sequence[ModelFile]) -> list[RankedFile]:
@@ -118,22 +121,19 @@ def list_timed(files: Sequence[ModelFile], times: Times) -> list[TimedFile]:
     ]
 
 
-def format_frontier(
-    files: Sequence[RankedFile], timed: Sequence[TimedFile], chosen: str, num_images: Mapping[str, int]
-) -> str:
-    """Writes the table of the README: the chosen dense model, the front by gzipped size, and the fastest.
+def format_frontier(files: Sequence[RankedFile], timed: Sequence[TimedFile], num_images: Mapping[str, int]) -> str:
+    """Writes the table of the README: the finished model, the front by gzipped size, and the fastest.
 
     Args:
         files: all of ours.
         timed: those whose times are known; of others the times stay blank.
-        chosen: name of the dense model whose float32 file the others are compared with.
         num_images: of val and test.
     """
-    (dense,) = (file for file in files if file.kind == "dense" and file.label == chosen)
+    (dense,) = (file for file in files if file.kind == "dense" and file.label == "finished")
     ms_of = {(file.kind, file.label): file.median_ms for file in timed}
     front = sorted((file for file in files if file.is_on_size_front), key=lambda file: -file.gzip_size_bytes)
     fastest = sorted(timed, key=lambda file: (round_time(file.median_ms), -file.val_accuracy))[:1]
-    dense_ms = ms_of.get(("dense", chosen))
+    dense_ms = ms_of.get(("dense", "finished"))
     lines = {}
     for file in [dense, *front, *fastest]:
         ms = ms_of.get((file.kind, file.label))
@@ -157,7 +157,7 @@ def format_shrinking(layers: Sequence[LayerMacs], names: Sequence[str], timed: S
     """Writes a table of the README: MACs by layer before shrinking and after, and how long the files take.
 
     Args:
-        layers: of the chosen model, then of each shrunk one.
+        layers: of the finished model, then of each shrunk one.
         names: of these models; the networks of one share are the same in every way of shrinking, so those of the first
             way stand for all.
         timed: files whose times are known.
@@ -178,20 +178,27 @@ def main() -> None:
     """Runs the stage."""
     params, choice = load_params(reads=READS), read_json(CHOICE)
     study, shrink = params.study, params.shrink
+    seed, way = study.seeds[0], shrink.filters[0]
     files = list_files(params, choice)
     ranked = rank(files)
-    times = read_times(list_items(study.models, study.augmentations))
+    times = read_times(())
     timed = list_timed(files, times)
-    chosen, way = f"{choice['model']}-{choice['augmentation']}", shrink.filters[0]
-    num_images = count_images(chosen)
+    finished = name_finished(seed)
+    num_images = count_images(finished)
     write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models), num_images)
     write_rows(OUTPUT / "latency.csv", TimedFile, timed, num_images)
-    candidates = read_candidates(study.models, study.augmentations)
-    comparisons = compare_candidates(candidates, chosen, params.augmentations) + compare_files(files, chosen)
+    candidates = read_candidates(study)
+    chosen = find_chosen(candidates, choice)
+    comparisons = [
+        *compare_candidates(candidates, chosen, params.augmentations),
+        *compare_trainings(finished, chosen.variant),
+        *compare_files(files),
+    ]
     write_rows(OUTPUT / "comparisons.csv", Comparison, comparisons)
-    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, chosen, num_images).encode())
-    names = [chosen, *[variant.name for variant in list_variants("shrink", [way], shrink.macs_shares)]]
-    layers = read_shrunk_layers(way, shrink.macs_shares)
+    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, num_images).encode())
+    shrunk = list_variants("shrink", [way], shrink.macs_shares, seed)
+    names = [variant.name for variant in (finished, *shrunk)]
+    layers = read_shrunk_layers(way, shrink.macs_shares, seed)
     write_bytes(OUTPUT / "shrinking.md", format_shrinking(layers, names, timed).encode())
     on_front = sum(file.is_on_size_front for file in ranked)
     print(

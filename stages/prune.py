@@ -1,4 +1,4 @@
-"""How many weights can the chosen model lose? Prunes it, step by step; run as `python -m stages.prune RANKING`.
+"""How many weights can the finished model lose? Prunes it step by step; run as `python -m stages.prune RANKING SEED`.
 
 Magnitude pruning with tensorflow-model-optimization, a ladder of sparsities: for each, the model of the one before it
 is fine-tuned while the share of zeros in its kernels rises along a cubic schedule (Zhu and Gupta 2017, To prune, or not
@@ -7,15 +7,15 @@ The ranking says how many zeros each kernel gets: `uniform` the same share; `lam
 that matter least of all kernels that are pruned.
 
 Reads:
-    data/select_model/choice.json, model.h5: the chosen model, which is not changed.
+    data/select_model/choice.json: what it is.   data/finish/<seed>/: model.h5, which is not changed; losses.npz.
     data/prepare/train.npz, val.npz, test.npz.
 
-Writes, in data/prune/<ranking>/<sparsity>/:
+Writes, in data/prune/<ranking>/<seed>/<sparsity>/:
     model.h5: the pruned model, an ordinary Keras model with zeros in its kernels.
     metrics.json: accuracy before and after, share of zeros, MACs without zeros, size raw and gzipped.
     layers.csv: zeros of each layer.
-and, no DVC outputs, data/checkpoints/prune@<ranking>-<sparsity>.npz: the state after every epoch, until the stage
-succeeds.
+and, no DVC outputs, data/checkpoints/prune@<ranking>-<sparsity>-<seed>.npz: the state after every epoch, until the
+stage succeeds.
 
 The test accuracy is only reported: nothing here is chosen by it.
 """
@@ -36,9 +36,9 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, PruneParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_json, read_split, write_csv, write_json
-from stages.lib.storage.variant import Variant
-from stages.lib.training.batches import count_steps
+from stages.lib.storage.files import read_arrays, read_json, read_split, write_csv, write_json
+from stages.lib.storage.variant import Variant, name_finished
+from stages.lib.training.batches import count_seen, count_steps, find_easy
 from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.loop import fit_model
 from stages.lib.training.precision import choose_policy
@@ -48,19 +48,24 @@ from stages.lib.training.recipe import Recipe
 import tensorflow_model_optimization as tfmot  # after stages.lib.network.keras2, which settles which Keras it gets
 
 READS = (
-    "seed",
     "dataset.class_names",
     "prune.sparsities",
     "prune.epochs",
+    "prune.easy_share",
     "prune.clean_epochs",
     "prune.ramp_fraction",
     "prune.frequency",
     "prune.batch_size",
     "prune.learning_rate",
-    "train",
+    "train.optimizer",
+    "train.schedule",
+    "train.warmup_fraction",
+    "train.weight_decay",
+    "train.label_smoothing",
+    "train.precision",
 )
 DATA = Path("data/prepare")
-CHOSEN = Path("data/select_model")
+CHOICE = Path("data/select_model/choice.json")
 LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
 ALLOCATIONS = {"uniform": allocate_uniformly, "lamp": allocate_by_lamp}
 
@@ -138,13 +143,15 @@ def prune_model(
     recipe: Recipe,
     train_set: tuple[np.ndarray, np.ndarray],
     checkpoint: Checkpoint,
+    is_easy: np.ndarray | None = None,
 ) -> None:
     """Prunes and fine-tunes a float32 model in place on (images, labels), from where `checkpoint` left it.
 
     `sparsities` holds the share of zeros of each layer whose kernel is pruned; it rises from the one that it has, as
-    `prune` says. `recipe` says how the model is fine-tuned.
+    `prune` says. `recipe` says how the model is fine-tuned, `is_easy` which images it sees in every other epoch only.
     """
-    total_steps = recipe.train.epochs * count_steps(len(train_set[0]), recipe.train.batch_size)
+    steps = count_steps(count_seen(len(train_set[0]), is_easy), recipe.train.batch_size)
+    total_steps = recipe.train.epochs * steps
     schedules = {
         name: build_schedule(
             compute_sparsity(kernel), sparsities[name], total_steps, prune.ramp_fraction, prune.frequency
@@ -157,6 +164,7 @@ def prune_model(
         train_set=train_set,
         checkpoint=checkpoint,
         callbacks=[tfmot.sparsity.keras.UpdatePruningStep()],  # comes before all others: they see masked weights
+        is_easy=is_easy,
     )
     for layer, trained in zip(model.layers, wrapped.layers, strict=True):
         layer.set_weights(trained.get_weights())  # a wrapper's are those of the layer in it
@@ -207,13 +215,14 @@ class Step:
     checkpoint: Checkpoint
 
 
-def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe) -> list[Step]:
+def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe, source: Path) -> list[Step]:
     """Lists the steps of the ladder; they follow `recipe`, that of the training, but for what `prune` says.
 
-    The checkpoint of a step belongs to that one and all before it, from which it starts.
+    `source` has the model that the first one starts from, and its losses. The checkpoint of a step belongs to that
+    one and all before it, from which it starts.
     """
-    inputs = [CHOSEN / "model.h5", DATA / "train.npz"]
-    decided: list[Any] = [ranking, choice, prune.ramp_fraction, prune.frequency]
+    inputs = [source / "model.h5", source / "losses.npz", DATA / "train.npz"]
+    decided: list[Any] = [ranking, choice, prune.ramp_fraction, prune.frequency, prune.easy_share]
     steps = []
     ladder = zip(prune.sparsities, prune.epochs, prune.learning_rate, strict=True)
     for number, (sparsity, epochs, learning_rate) in enumerate(ladder, start=1):
@@ -222,7 +231,7 @@ def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, reci
         # Another seed for each: the batches of the training, whose seed is that of `recipe`, would come again.
         fine_tuning = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
         decided += [sparsity, fine_tuning]
-        variant = Variant("prune", ranking, sparsity)
+        variant = Variant("prune", ranking, sparsity, recipe.seed)
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
         steps.append(Step(variant, sparsity, fine_tuning, checkpoint))
     return steps
@@ -231,22 +240,25 @@ def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, reci
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    (ranking,) = parse_names(__doc__, ranking="prune.rankings")
-    choice = read_json(CHOSEN / "choice.json")
+    ranking, seed = parse_names(__doc__, ranking="prune.rankings", seed="prune.seeds")
+    choice, finished = read_json(CHOICE), name_finished(int(seed))
+    source = finished.folder
     recipe = Recipe(
         train=params.train,
         augmentation=AugmentationParams(**choice["augmentation_limits"]),
-        seed=params.seed,
+        seed=finished.seed,
         policy=choose_policy(params.train.precision),
     )
-    steps = list_steps(ranking, choice, params.prune, recipe)
+    steps = list_steps(ranking, choice, params.prune, recipe, source)
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
     layers = list_layers(train_set[0].shape[1], len(params.dataset.class_names), **choice["architecture"])
-    model = read_model(CHOSEN / "model.h5")
-    dense = measure_stored_model(CHOSEN / "model.h5", model, val_set, test_set)
+    (losses,) = read_arrays(source / "losses.npz", "train")
+    is_easy = find_easy(losses, params.prune.easy_share)
+    model = read_model(source / "model.h5")
+    dense = measure_stored_model(source / "model.h5", model, val_set, test_set)
     for step in steps:
         sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), step.sparsity)
-        prune_model(model, sparsities, params.prune, step.recipe, train_set, step.checkpoint)
+        prune_model(model, sparsities, params.prune, step.recipe, train_set, step.checkpoint, is_easy)
         zeros, folder = list_layer_zeros(model, sparsities), step.variant.folder
         write_model(folder / "model.h5", model)
         metrics = {

@@ -3,11 +3,13 @@
 Reads:
     params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and what
     a shipped file may lose.
-    data/select_model/choice.json, reason.txt, comparison.csv; data/ship/model.json, coverage.csv; of data/frontier/
-    comparisons.csv, frontier.csv, latency.csv; of data/compare/ candidates.csv, confusion.csv, curves.csv,
-    environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv, metrics.json and a picture of
-    complexity; metrics.json of evaluate, and classes.csv and two pictures of the chosen model; layers.csv of shrink;
-    data/preview/*.png. Where times are not known these hold no values, and the page says so.
+    data/select_model/choice.json, reason.txt, comparison.csv; of data/audit/ metrics.json and two pictures; of
+    data/ship/ model.json, coverage.csv, ood.csv and
+    ood.json; of data/frontier/ comparisons.csv, frontier.csv, latency.csv; of data/compare/ candidates.csv,
+    confusion.csv, curves.csv, environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv,
+    metrics.json and a picture of complexity; metrics.json of evaluate, and classes.csv and two pictures of the finished
+    model; layers.csv of shrink; data/preview/*.png. Where times are not known these hold no values, and the page says
+    so.
 
 Writes, in data/report/, both in Git:
     answers.json: the answers of the page without times, so that `git diff` shows which conclusion a change turned over.
@@ -30,11 +32,14 @@ from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import (
     KIND_OF,
     Candidate,
+    Evaluation,
     KernelZeros,
     LayerMacs,
     ModelFile,
     PublishedModel,
     RankedFile,
+    find_chosen,
+    find_evaluated,
     read_cost,
     read_evaluation,
     read_frontier,
@@ -44,9 +49,19 @@ from stages.lib.results.rows import (
 from stages.lib.results.times import StageTime, TimedFile
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
-from stages.lib.storage.variant import DATA
+from stages.lib.storage.variant import DATA, name_finished
 
-READS = ("seed", "augmentations", "study", "prune.sparsities", "prune.epochs", "ship.max_loss")
+READS = (
+    "study.models",
+    "study.augmentations",
+    "study.seeds",
+    "study.keep_fraction",
+    "augmentations",
+    "train.epochs",
+    "prune.sparsities",
+    "prune.epochs",
+    "ship.max_loss",
+)
 OUTPUT = Path("data/report")
 
 
@@ -54,7 +69,9 @@ OUTPUT = Path("data/report")
 class Findings:
     """What the pipeline found."""
 
-    seed: int
+    seeds: Sequence[int]  # of the candidates; the first one is that of all that was made of the chosen one
+    epochs: int  # of the training of each candidate
+    keep_fraction: float  # of the training images that a candidate sees
     max_loss: float  # of validation accuracy: what a shipped file may lose
     prune_epochs: Mapping[float, int]  # of fine-tuning, by sparsity
     baseline: str | None  # the augmentation that changes no image; None if each of the run does
@@ -64,8 +81,10 @@ class Findings:
     candidates: Sequence[MeasuredCandidate]  # model by model
     costs: Mapping[str, Mapping[str, Any]]  # by model, what complexity counted of it
     layers: Mapping[str, Sequence[Layer]]  # by model
-    recall: Mapping[str, float]  # of the chosen model, by class
-    confusion: Mapping[tuple[str, str], int]  # test images by actual class and the one that the chosen model says
+    evaluated: Path  # where evaluate wrote what the finished model is worth
+    finished: Evaluation  # what that is
+    recall: Mapping[str, float]  # of the finished model, by class
+    confusion: Mapping[tuple[str, str], int]  # test images by actual class and the one that the finished model says
     curves: Sequence[CurvePoint]  # of all candidates
     pruned: Sequence[ModelFile]  # Keras files, the dense one first
     zeros: Sequence[KernelZeros]  # of each kernel of each pruned model
@@ -75,26 +94,28 @@ class Findings:
     published_models: Sequence[PublishedModel]  # what others published of theirs
     comparisons: Sequence[Comparison]  # of all candidates and files, on the test images
     coverage: Sequence[Mapping[str, str]]  # data/ship/coverage.csv
+    ood: Mapping[str, Any]  # data/ship/ood.json
+    ood_bins: Sequence[Mapping[str, str]]  # data/ship/ood.csv
+    audit: Mapping[str, Any]  # data/audit/metrics.json
     times: Times  # of the files
     stages: Sequence[StageTime]  # what each took; empty if that is not known
     environment: Mapping[str, Any]  # versions and hardware of the training; empty if they are not known
 
     @property
     def chosen(self) -> MeasuredCandidate:
-        """Is the chosen candidate."""
-        names = (self.choice["model"], self.choice["augmentation"])
-        return next(one for one in self.candidates if (one.model, one.augmentation) == names)
+        """Is the chosen candidate, as the grid trained it."""
+        return find_chosen(self.candidates, self.choice)
 
     @property
     def dense(self) -> RankedFile:
-        """Is the LiteRT file in float32 of the chosen model."""
-        wanted = ("dense", self.chosen.key, "float32", "tflite")
+        """Is the LiteRT file in float32 of the finished model."""
+        wanted = ("dense", "finished", "float32", "tflite")
         return next(file for file in self.files if (file.kind, file.name, file.precision, file.format) == wanted)
 
     @property
     def dense_ms(self) -> float | None:
         """Is the time of an image in that file."""
-        return tables.find_ms(self.times, "dense", self.chosen.key, "float32")
+        return tables.find_ms(self.times, "dense", "finished", "float32")
 
     @property
     def shipped_ms(self) -> float | None:
@@ -133,12 +154,16 @@ SECTIONS = (
     Section(
         key="choice",
         question="Which model was chosen, and why?",
-        answer=lambda found: answers.answer_choice(found.chosen, found.reason, found.comparisons, found.num_images),
+        answer=lambda found: answers.answer_choice(
+            found.chosen, found.reason, found.pruned[0], found.comparisons, found.num_images
+        ),
     ),
     Section(
         key="augmentation",
         question="Did augmentation help?",
-        answer=lambda found: answers.answer_augmentation(found.candidates, found.baseline, found.comparisons),
+        answer=lambda found: answers.answer_augmentation(
+            found.candidates, found.baseline, found.comparisons, found.epochs, found.keep_fraction
+        ),
     ),
     Section(
         key="curves",
@@ -161,13 +186,13 @@ SECTIONS = (
         key="pruning",
         question="What did pruning give?",
         answer=lambda found: answers.answer_pruning(found.pruned, found.max_loss, found.comparisons, found.num_images),
-        time=lambda found: answers.tell_pruned_times(found.times, found.chosen.key),
+        time=lambda found: answers.tell_pruned_times(found.times),
     ),
     Section(
         key="shrinking",
         question="What did shrinking give?",
         answer=lambda found: answers.answer_shrinking(found.shrunk, found.comparisons, found.num_images),
-        time=lambda found: answers.tell_shrunk_times(found.shrunk[1:], found.times, found.chosen.key),
+        time=lambda found: answers.tell_shrunk_times(found.shrunk[1:], found.times),
     ),
     Section(
         key="frontier",
@@ -176,11 +201,21 @@ SECTIONS = (
     ),
     Section(
         key="mistakes",
-        question="What does the chosen model get wrong, and how sure is it?",
+        question="What does the finished model get wrong, and how sure is it?",
         answer=lambda found: (
-            f"{answers.answer_confusion(found.confusion, found.shipped['class_names'], found.chosen.key)} "
-            f"{answers.answer_confidence(found.shipped, found.chosen.key, found.chosen.calibration_error)}"
+            f"{answers.answer_confusion(found.confusion, found.shipped['class_names'])} "
+            f"{answers.answer_confidence(found.shipped, found.finished.calibration_error)}"
         ),
+    ),
+    Section(
+        key="ood",
+        question="Does it notice pictures of other things?",
+        answer=lambda found: answers.answer_ood(found.ood),
+    ),
+    Section(
+        key="audit",
+        question="What do the images themselves hide?",
+        answer=lambda found: answers.answer_audit(found.audit),
     ),
     Section(
         key="making",
@@ -190,7 +225,7 @@ SECTIONS = (
             "choice was made on validation images. What stands in brackets behind an accuracy or a difference is its "
             "95 % interval (Wilson; Newcombe for paired differences), and models are called better or worse where a "
             "test on the same images says so (McNemar, exact; corrected by Holm). Both tell of the chance that lies in "
-            "the images. It is one run with one seed, and another seed would give other models."
+            "the images: another seed gives other models."
         ),
     ),
 )
@@ -203,13 +238,13 @@ def read_measured() -> list[MeasuredCandidate]:
     for row in read_csv(DATA / "compare/candidates.csv"):  # comparison.csv has the best first, this is model by model
         candidate = candidates[f"{row['model']}-{row['augmentation']}"]
         seconds = float(row["training_seconds"]) if row["training_seconds"] else None
-        tested = vars(read_evaluation(candidate))
+        tested = vars(read_evaluation(candidate.variants))
         measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds))
     return measured
 
 
 def read_confusion() -> dict[tuple[str, str], int]:
-    """Reads how many test images the chosen model takes for which class, without pairs that never occur."""
+    """Reads how many test images the finished model takes for which class, without pairs that never occur."""
     counts = [
         ((row["actual"], row["predicted"]), int(row["images"])) for row in read_csv(DATA / "compare/confusion.csv")
     ]
@@ -220,12 +255,15 @@ def read_findings(params: Params) -> Findings:
     """Reads everything that the page shows."""
     models = params.study.models
     choice = read_json(DATA / "select_model/choice.json")
-    evaluated = DATA / "evaluate" / f"{choice['model']}-{choice['augmentation']}"
+    seed = params.study.seeds[0]
+    evaluated = find_evaluated(name_finished(seed))
     shrunk = read_rows(DATA / "compare/shrinking.csv", ModelFile)
     timed = read_rows(DATA / "frontier/latency.csv", TimedFile)
     files, published_models = read_frontier(DATA / "frontier/frontier.csv")
     return Findings(
-        seed=params.seed,
+        seeds=params.study.seeds,
+        epochs=params.train.epochs,
+        keep_fraction=params.study.keep_fraction,
         max_loss=params.ship.max_loss,
         prune_epochs=dict(zip(params.prune.sparsities, params.prune.epochs, strict=True)),
         baseline=find_baseline(params.augmentations, params.study.augmentations),
@@ -235,17 +273,24 @@ def read_findings(params: Params) -> Findings:
         candidates=read_measured(),
         costs={model: read_cost(model) for model in models},
         layers={model: read_rows(DATA / "complexity" / model / "layers.csv", Layer) for model in models},
+        evaluated=evaluated,
+        finished=read_evaluation([name_finished(seed)]),
         recall={row["class"]: float(row["recall"]) for row in read_csv(evaluated / "classes.csv")},
         confusion=read_confusion(),
         curves=read_rows(DATA / "compare/curves.csv", CurvePoint),
         pruned=read_rows(DATA / "compare/pruning.csv", ModelFile),
         zeros=read_rows(DATA / "compare/sparsity.csv", KernelZeros),
         shrunk=shrunk,
-        shrunk_layers=read_shrunk_layers(shrunk[1].way, list(dict.fromkeys(float(file.target) for file in shrunk[1:]))),
+        shrunk_layers=read_shrunk_layers(
+            shrunk[1].way, list(dict.fromkeys(float(file.target) for file in shrunk[1:])), seed
+        ),
         files=files,
         published_models=published_models,
         comparisons=read_rows(DATA / "frontier/comparisons.csv", Comparison),
         coverage=read_csv(DATA / "ship/coverage.csv"),
+        ood=read_json(DATA / "ship/ood.json"),
+        ood_bins=read_csv(DATA / "ship/ood.csv"),
+        audit=read_json(DATA / "audit/metrics.json"),
         times={(file.kind, file.name, file.precision): file for file in timed},
         stages=read_rows(DATA / "compare/timing.csv", StageTime),
         environment=read_json(DATA / "compare/environment.json"),

@@ -1,19 +1,19 @@
 """Which model, trained under which augmentation, is the best? Chooses one, on validation images only.
 
 Reads:
-    data/train/<model>-<augmentation>/metrics.json and model.h5, data/complexity/<model>/metrics.json: of the study's
-    grid in params.yaml, and no others that may lie there.
+    data/train/<model>-<augmentation>/<seed>/metrics.json, data/complexity/<model>/metrics.json: of the study's grid in
+    params.yaml, and no others that may lie there.
     data/prepare/val.npz: how many images there are, for the intervals of accuracies.
 
 Writes, in data/select_model/:
     choice.json: the chosen model and augmentation, its architecture and the limits of its augmentation.
     reason.txt: the reasons in a sentence, apart from the choice: other words must not prune and shrink it again.
-    model.h5: a copy of the chosen model, so that later stages find it under one name.
     metrics.json: the choice in numbers; kept in Git.
     comparison.csv: all candidates, the best first.
 
-The rule: of the candidates within `select_model.tolerance` of the best validation accuracy, the largest receptive field
-(the study's own reason for its choice), then the fewest MACs, then the higher accuracy.
+Accuracies are means over `study.seeds`. The rule: of the candidates within `select_model.tolerance` of the best
+validation accuracy, the largest receptive field (the study's own reason for its choice), then the fewest MACs, then the
+higher accuracy.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,9 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
     """Writes the reasons of the choice in a sentence."""
     best = max(candidates, key=lambda candidate: candidate.val_accuracy)
     equal = list_equally_accurate(candidates, tolerance)
-    sentence = f"{chosen.key} has a validation accuracy of {100 * chosen.val_accuracy:.2f} %"
+    num_seeds = len(chosen.variants)
+    of_seeds = f" on average over {num_seeds} seeds" if num_seeds > 1 else ""
+    sentence = f"{chosen.key} has a validation accuracy of {100 * chosen.val_accuracy:.2f} %{of_seeds}"
     if len(candidates) == 1:
         return f"{sentence}; it is the only candidate."
     if len(equal) == 1:
@@ -74,7 +76,7 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    candidates = read_candidates(params.study.models, params.study.augmentations)
+    candidates = read_candidates(params.study)
     chosen = select_candidate(candidates, params.select_model.tolerance)
     reason = explain(chosen, candidates, params.select_model.tolerance)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
@@ -86,7 +88,6 @@ def main() -> None:
     }
     write_json(OUTPUT / "choice.json", choice)
     write_bytes(OUTPUT / "reason.txt", f"{reason}\n".encode())
-    write_bytes(OUTPUT / "model.h5", (chosen.variant.folder / "model.h5").read_bytes())
     num_images = {"val": count_val_images()}
     summary = {"chosen": chosen.key} | dict(list(asdict(chosen).items())[2:])
     write_json(OUTPUT / "metrics.json", add_intervals(summary, num_images))

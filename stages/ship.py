@@ -3,9 +3,10 @@
 Reads:
     data/frontier/frontier.csv: every file with its numbers.   comparisons.csv: which files differ on the test images.
     data/prepare/val.npz: the chosen file is run on them, to fit its confidence; and how many there are.
-    data/select_model/: choice.json, metrics.json and model.h5 of the chosen dense model.
+    data/select_model/choice.json; data/finish/<seed>/: metrics.json and model.h5 of the finished dense model.
     data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
+    The 1,797 handwritten digits that scikit-learn brings: pictures of other things, on which it is run, too.
     Times and versions, recorded or of this machine (`stages.lib.results.times`).
 
 Writes, in data/ship/:
@@ -13,8 +14,9 @@ Writes, in data/ship/:
     model.json: what a program has to know to run it, why it was chosen, and how good it is.
     model_card.md: the same for people, with times and versions.
     coverage.csv: how accurate it is on the test images where it answers only those that it is surest of.
+    ood.json: how well its scores tell test images from digits.   ood.csv: how those scores are distributed.
 
-The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the chosen dense model, the
+The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the finished dense model, the
 smallest gzipped; then the more accurate on validation images; then the first by name. The test images choose nothing.
 
 Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, it is
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
 
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
@@ -36,26 +40,32 @@ from stages.lib.params.sections import DatasetParams, Params, PruneParams
 from stages.lib.report.answers import find_comparison_with_dense, tell_comparison
 from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
-from stages.lib.results.chance import add_intervals, compute_interval
+from stages.lib.results.chance import add_intervals, describe_share
 from stages.lib.results.comparisons import Comparison
 from stages.lib.results.confidence import choose_min_confidence, fit_temperature, list_coverage
+from stages.lib.results.ood import list_bins, measure_separation
 from stages.lib.results.rows import RankedFile, count_val_images, read_frontier, read_rows
 from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_json, read_split, write_bytes, write_csv, write_json
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.variant import Variant, name_finished
 
 READS = (
     "dataset",
     "evaluate.calibration_bins",
+    "study.seeds",
+    "study.keep_fraction",
     "train",
+    "finish",
     "prune.sparsities",
     "prune.epochs",
+    "prune.easy_share",
     "prune.batch_size",
     "prune.learning_rate",
     "shrink.macs_shares",
     "shrink.epochs",
+    "shrink.easy_share",
     "export.calibration_images",
     "export.weight_bits",
     "ship",
@@ -63,8 +73,6 @@ READS = (
 FRONTIER = Path("data/frontier/frontier.csv")
 COMPARISONS = Path("data/frontier/comparisons.csv")
 CHOICE = Path("data/select_model/choice.json")
-CHOSEN = Path("data/select_model/metrics.json")
-DENSE_MODEL = Path("data/select_model/model.h5")
 TEST_SET = Path("data/prepare/test.npz")
 VAL_SET = Path("data/prepare/val.npz")
 OUTPUT = Path("data/ship")
@@ -88,18 +96,18 @@ def read_files() -> list[RankedFile]:
     return files
 
 
-def list_good_files(files: Sequence[RankedFile], chosen: Mapping[str, Any], max_loss: float) -> list[RankedFile]:
-    """Lists the files that lose at most `max_loss` of validation accuracy against the chosen dense model.
+def list_good_files(files: Sequence[RankedFile], dense_accuracy: float, max_loss: float) -> list[RankedFile]:
+    """Lists the files that lose at most `max_loss` against `dense_accuracy`, both of validation accuracy.
 
     Raises:
         UserError: if there are none; the message names the nearest.
     """
-    good = [file for file in files if metrics.is_loss_within(chosen["val_accuracy"], file.val_accuracy, max_loss)]
+    good = [file for file in files if metrics.is_loss_within(dense_accuracy, file.val_accuracy, max_loss)]
     if not good:
         nearest = max(files, key=lambda file: file.val_accuracy)
         raise UserError(
             f"params.yaml: ship.max_loss: expected a file whose validation accuracy is at most {max_loss:g} below the "
-            f"{chosen['val_accuracy']:.4f} of {chosen['chosen']}; got {nearest.val_accuracy:.4f} at best, of "
+            f"{dense_accuracy:.4f} of the finished model; got {nearest.val_accuracy:.4f} at best, of "
             f"{nearest.name} in {nearest.precision}; raise that limit, or compress less"
         )
     return good
@@ -111,13 +119,13 @@ def select_file(good: Sequence[RankedFile]) -> RankedFile:
 
 
 def explain(
-    shipped: RankedFile, num_good: int, num_files: int, chosen: Mapping[str, Any], max_loss: float, num_val: int
+    shipped: RankedFile, num_good: int, num_files: int, dense_accuracy: float, max_loss: float, num_val: int
 ) -> str:
     """Writes the reason of the choice in a sentence; `num_val` are the validation images."""
     return (
         f"{shipped.name} in {shipped.precision} is the smallest once gzipped ({shipped.gzip_size_bytes:,} bytes) of "
         f"the {num_good} of {num_files} files that lose at most {100 * max_loss:g} points of validation accuracy "
-        f"against {chosen['chosen']}, which has {format_accuracy(chosen['val_accuracy'], num_val)}: it has "
+        f"against the finished model, which has {format_accuracy(dense_accuracy, num_val)}: it has "
         f"{format_accuracy(shipped.val_accuracy, num_val)}."
     )
 
@@ -156,12 +164,6 @@ def list_confused(confusion_matrix: np.ndarray, class_names: Sequence[str]) -> l
         for actual, predicted in zip(*np.unravel_index(cells, mistakes.shape), strict=True)
         if mistakes[actual, predicted]
     ]
-
-
-def describe_share(name: str, share: float, n: int) -> dict[str, float]:
-    """Describes a share of n images, and its 95 % interval, with six decimals."""
-    low, high = compute_interval(share, n)
-    return {name: round(share, 6), f"{name}_low": low, f"{name}_high": high}
 
 
 def trust(val_logits: np.ndarray, y_val: np.ndarray, answered_accuracy: float) -> dict[str, float]:
@@ -248,6 +250,33 @@ def run_file(path: Path, class_names: Sequence[str], num_bins: int, answered_acc
     }
 
 
+def read_digits(image_size_px: int) -> np.ndarray:
+    """Reads the handwritten digits that scikit-learn brings, light on black, as the network expects images.
+
+    They are scans of 8 x 8 pixels with levels from 0 to 16: Alpaydin and Kaynak 1998, Optical Recognition of
+    Handwritten Digits, https://doi.org/10.24432/C50P49, CC BY 4.0.
+
+    Returns:
+        (1797, image_size_px, image_size_px) uint8 in [0, 255].
+    """
+    digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
+    size = (image_size_px, image_size_px)
+    return np.stack([np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.LANCZOS)) for digit in digits])
+
+
+def compare_with_digits(
+    path: Path, image_size_px: int, temperature: float, min_confidence: float
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Runs a LiteRT file on test images and digits; returns the content of ood.json, and the rows of ood.csv."""
+    interpreter = read_interpreter(path, BATCH_SIZE, num_threads=1)
+    images, _ = read_split(TEST_SET)
+    known, others = (
+        metrics.compute_scores(predict_logits(interpreter, each), temperature)
+        for each in (images, read_digits(image_size_px))
+    )
+    return measure_separation(known, others, min_confidence), list_bins(known, others, min_confidence)
+
+
 def describe_model(
     shipped: RankedFile,
     content: bytes,
@@ -289,14 +318,6 @@ def describe_model(
     return add_intervals(described, num_images)
 
 
-def count_epochs(variant: Variant, params: Params) -> int:
-    """Counts the epochs of training; a network that was trained anew got those of all steps of shrinking, too."""
-    if (variant.source, variant.way) != ("shrink", "scratch"):
-        return params.train.epochs
-    num_steps = params.shrink.macs_shares.index(float(variant.target)) + 1
-    return params.train.epochs + num_steps * params.shrink.epochs
-
-
 def list_pruning(variant: Variant, prune: PruneParams) -> dict[str, Any]:
     """Lists the epochs of all steps up to that of a pruned model, and the lowest and the highest of their rates."""
     num_steps = prune.sparsities.index(float(variant.target)) + 1
@@ -304,25 +325,31 @@ def list_pruning(variant: Variant, prune: PruneParams) -> dict[str, Any]:
     return {"epochs": sum(prune.epochs[:num_steps]), "learning_rates": sorted({min(rates), max(rates)})}
 
 
-def write_card(shipped: RankedFile, model: Mapping[str, Any], choice: Mapping[str, Any], params: Params) -> str:
-    """Writes the model card; `model` is the content of model.json, `choice` names the dense model that was chosen."""
+def write_card(
+    shipped: RankedFile, model: Mapping[str, Any], ood: Mapping[str, Any], choice: Mapping[str, Any], params: Params
+) -> str:
+    """Writes the model card.
+
+    `model` is the content of model.json, `ood` that of ood.json, and `choice` names the dense model that was chosen.
+    """
     variant, times = shipped.variant, read_times(())
-    dense = f"{choice['model']}-{choice['augmentation']}"
     compared = find_comparison_with_dense(read_rows(COMPARISONS, Comparison), model)
-    training = times.find_training(DENSE_MODEL) or {}
-    is_dense = variant.source == "train"
+    is_candidate = variant.source == "train"
+    trained = variant if is_candidate else name_finished(variant.seed)
+    training = times.find_training(trained.folder / "model.h5") or {}
     return render(
         "card.md",
         model=model,
+        ood=ood,
         variant=variant,
-        network=variant.way if is_dense else choice["model"],
-        augmentation=variant.target if is_dense else choice["augmentation"],
-        epochs=count_epochs(variant, params),
+        network=variant.way if is_candidate else choice["model"],
+        augmentation=variant.target if is_candidate else choice["augmentation"],
+        epochs=params.train.epochs if is_candidate else params.finish.epochs,
         pruning=list_pruning(variant, params.prune) if variant.source == "prune" else None,
         params=params,
         latency=times.find_latency(shipped.path),
-        chosen=dense,
-        comparison=tell_comparison(compared, f"the float32 file of the chosen model ({dense})") if compared else "",
+        trained=trained.name,
+        comparison=tell_comparison(compared, "the float32 file of the finished model") if compared else "",
         training_date=training.get("date"),
         versions=list_versions(training),
     )
@@ -332,20 +359,26 @@ def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
     max_loss = params.ship.max_loss
-    files, chosen = read_files(), read_json(CHOSEN)
-    good = list_good_files(files, chosen, max_loss)
+    files, finished = read_files(), name_finished(params.study.seeds[0])
+    dense_accuracy = read_json(finished.folder / "metrics.json")["val_accuracy"]
+    good = list_good_files(files, dense_accuracy, max_loss)
     shipped = select_file(good)
     num_val = count_val_images()
-    reason = explain(shipped, len(good), len(files), chosen, max_loss, num_val)
+    reason = explain(shipped, len(good), len(files), dense_accuracy, max_loss, num_val)
     measured = run_file(
         shipped.path, params.dataset.class_names, params.evaluate.calibration_bins, params.ship.answered_accuracy
     )
     content = shipped.path.read_bytes()
     model = describe_model(shipped, content, measured, params.dataset, reason, num_val)
+    ood, bins = compare_with_digits(
+        shipped.path, params.dataset.image_size_px, measured["temperature"], measured["min_confidence"]
+    )
     write_bytes(OUTPUT / "model.tflite", content)
     write_json(OUTPUT / "model.json", model)
     write_csv(OUTPUT / "coverage.csv", measured["coverage"])
-    write_bytes(OUTPUT / "model_card.md", write_card(shipped, model, read_json(CHOICE), params).encode())
+    write_json(OUTPUT / "ood.json", ood)
+    write_csv(OUTPUT / "ood.csv", bins)
+    write_bytes(OUTPUT / "model_card.md", write_card(shipped, model, ood, read_json(CHOICE), params).encode())
     print(f"{OUTPUT}: {reason}")
 
 

@@ -1,4 +1,4 @@
-"""How narrow can the chosen model be? Removes whole filters and units; run as `python -m stages.shrink FILTERS`.
+"""How narrow can the finished model be? Removes whole filters; run as `python -m stages.shrink FILTERS SEED`.
 
 A narrower network is a smaller dense one, which every processor runs faster, where scattered zeros save no time. Rung
 by rung, each from the one before, it goes down to a smaller share of the MACs: filters are removed and the network is
@@ -6,21 +6,21 @@ fine-tuned by the recipe that trained it. FILTERS says which ones are kept:
 
     magnitude: the filters with the largest weights.
     random: as many by chance, drawn once: a control for the choice.
-    scratch: none. The same network starts from random weights, and passes the images as often as the others have in
-        training and all fine-tuning together: what this reaches needs no large network first (Liu et al. 2019,
-        Rethinking the Value of Network Pruning, arXiv 1810.05270).
+    scratch: none. The same network starts from random weights, and passes the images as often as the finished model
+        has: what this reaches needs no large network first (Liu et al. 2019, Rethinking the Value of Network Pruning,
+        arXiv 1810.05270).
 
 Reads:
-    data/select_model/choice.json, model.h5: the chosen model, which is not changed.
+    data/select_model/choice.json: what it is.   data/finish/<seed>/: model.h5, which is not changed; losses.npz.
     data/prepare/train.npz, val.npz, test.npz.
 
-Writes, in data/shrink/<filters>/<share of the MACs>/:
+Writes, in data/shrink/<filters>/<seed>/<share of the MACs>/:
     model.h5: the smaller model, an ordinary Keras model.
     metrics.json: its accuracy, size and cost, beside those of the chosen one.
     layers.csv: filters, MACs and parameters of each layer that has weights, before and after.
     history.csv: the learning curves of its fine-tuning, or of its training.
-and, no DVC output, data/checkpoints/shrink@<filters>-<share>.npz: the state of each rung after every epoch, until the
-whole stage succeeds: dvc deletes all outputs of a stage before it runs it again.
+and, no DVC output, data/checkpoints/shrink@<filters>-<share>-<seed>.npz: the state of each rung after every epoch,
+until the whole stage succeeds: dvc deletes all outputs of a stage before it runs it again.
 
 The test accuracy is only reported: nothing here is chosen by it.
 """
@@ -48,26 +48,35 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ShrinkParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_json, read_split, write_csv, write_json
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.files import read_arrays, read_json, read_split, write_csv, write_json
+from stages.lib.storage.variant import Variant, name_finished
+from stages.lib.training.batches import find_easy
 from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.loop import train_model
 from stages.lib.training.precision import choose_policy
 from stages.lib.training.recipe import Recipe
 
 READS = (
-    "seed",
     "dataset.image_size_px",
     "dataset.class_names",
-    "train",
+    "train.batch_size",
+    "train.learning_rate",
+    "train.optimizer",
+    "train.schedule",
+    "train.warmup_fraction",
+    "train.weight_decay",
+    "train.label_smoothing",
+    "train.precision",
+    "finish",
     "shrink.macs_shares",
     "shrink.multiple",
     "shrink.epochs",
+    "shrink.easy_share",
     "shrink.clean_epochs",
     "shrink.learning_rate",
 )
 DATA = Path("data/prepare")
-CHOSEN = Path("data/select_model")
+CHOICE = Path("data/select_model/choice.json")
 
 
 @dataclass(frozen=True)
@@ -88,27 +97,29 @@ def list_rungs(
     num_classes: int,
     shrink: ShrinkParams,
     recipe: Recipe,
+    source: Path,
 ) -> list[Rung]:
     """Lists the rungs from the widest to the narrowest: the same networks, whatever `filters` are kept.
 
-    The batches of a rung are neither those of the training, which `recipe` describes, nor those of another rung. The
-    checkpoint of a rung belongs to that one and all before it, whose result it starts from.
+    `source` has the model that the first one is cut from, and its losses. The batches of a rung are neither those
+    of the training, which `recipe` describes, nor those of another rung. The checkpoint of a rung belongs to that
+    one and all before it, whose result it starts from.
 
     Raises:
         UserError: if no network of the form of `architecture` needs as few MACs.
     """
-    inputs = [CHOSEN / "model.h5", DATA / "train.npz", DATA / "val.npz"]
-    decided: list[Any] = [filters]
+    inputs = [source / "model.h5", source / "losses.npz", DATA / "train.npz", DATA / "val.npz"]
+    decided: list[Any] = [filters, shrink.easy_share]
     rungs = []
     for number, share in enumerate(shrink.macs_shares, start=1):
         smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
         layers = list_layers(image_size_px, num_classes, **smaller)
-        changes: dict[str, Any] = {"epochs": recipe.train.epochs + number * shrink.epochs}
+        changes: dict[str, Any] = {}
         if filters != "scratch":
             changes = shrink.model_dump(include={"epochs", "clean_epochs", "learning_rate"})
         of_rung = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
         decided += [layers, of_rung]
-        variant = Variant("shrink", filters, share)
+        variant = Variant("shrink", filters, share, recipe.seed)
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
         rungs.append(Rung(variant, smaller, layers, of_rung, checkpoint))
     return rungs
@@ -195,21 +206,24 @@ def write_outputs(
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    (filters,) = parse_names(__doc__, filters="shrink.filters")
-    choice = read_json(CHOSEN / "choice.json")
+    filters, seed = parse_names(__doc__, filters="shrink.filters", seed="shrink.seeds")
+    choice, finished = read_json(CHOICE), name_finished(int(seed))
+    source = finished.folder
     size_px, num_classes = params.dataset.image_size_px, len(params.dataset.class_names)
     recipe = Recipe(
-        train=params.train,
+        train=params.train.model_copy(update=params.finish.model_dump()),
         augmentation=AugmentationParams(**choice["augmentation_limits"]),
-        seed=params.seed,
+        seed=finished.seed,
         policy=choose_policy(params.train.precision),
     )
-    rungs = list_rungs(filters, choice["architecture"], size_px, num_classes, params.shrink, recipe)
+    rungs = list_rungs(filters, choice["architecture"], size_px, num_classes, params.shrink, recipe, source)
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
-    model = read_model(CHOSEN / "model.h5")
-    dense = measure_stored_model(CHOSEN / "model.h5", model, val_set, test_set)
+    (losses,) = read_arrays(source / "losses.npz", "train")
+    is_easy = find_easy(losses, params.shrink.easy_share) if filters != "scratch" else None
+    model = read_model(source / "model.h5")
+    dense = measure_stored_model(source / "model.h5", model, val_set, test_set)
     dense_layers = layers = list_layers(size_px, num_classes, **choice["architecture"])
-    rng = np.random.default_rng(params.seed)
+    rng = np.random.default_rng(finished.seed)
     for rung in rungs:  # each is cut from the one before it
         model = train_model(
             layers=rung.layers,
@@ -219,6 +233,7 @@ def main() -> None:
             history_path=rung.variant.folder / "history.csv",
             checkpoint=rung.checkpoint,
             initial_weights=cut_weights(filters, layers, list_weights(model), rung.layers, rng),
+            is_easy=is_easy,
         )
         layers = rung.layers
         write_outputs(rung, model, dense_layers, dense, val_set, test_set)

@@ -11,8 +11,8 @@ Serves, on 127.0.0.1 alone:
     GET /                    the page, of stages/tools/demo_page/
     GET /examples/LABEL.png  an image of the test set
     POST /predictions        an image file to JSON: `predictions`, likeliest first, as `class` and `probability`;
-                             `is_sure`, null where the model does not know; `seen`, the picture that the network
-                             saw, as a PNG in a data URL; `milliseconds` that the network took; or `error`
+                             `is_sure`, null where the model does not know; `energy_score`; `seen`, the picture that
+                             the network saw, as a PNG in a data URL; `milliseconds` that the network took; or `error`
 """
 
 import argparse

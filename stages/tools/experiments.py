@@ -1,8 +1,9 @@
 """Which experiments are there, what did each change, and what came of it? `python -m stages.tools.experiments`.
 
-Prints a row for each commit and experiment: the params that differ from those of the last commit, and the accuracies of
-the chosen model, where DVC has them; experiments by validation accuracy, the best first. The table is as wide as the
-terminal, or has 100 columns. `dvc exp show`, which it asks, has a column for each param instead, and grows with them.
+Prints a row for each commit and experiment: the params that differ from those of the last commit; the accuracy of the
+chosen candidate on validation images, and of the finished model on test images, where DVC has them; experiments by the
+former, the best first. The table is as wide as the terminal, or has 100 columns. `dvc exp show`, which it asks, has a
+column for each param instead, and grows with them.
 """
 
 import argparse
@@ -72,7 +73,7 @@ def make_row(state: Mapping[str, Any], base: Mapping[str, Any], executor: Mappin
         state["name"] or (state["rev"] if state["rev"] == "workspace" else state["rev"][:7]),
         "\n".join(changes),
         read_accuracy(outcome, "data/select_model/metrics.json", "val_accuracy"),
-        read_accuracy(outcome, "data/compare/metrics.json", "test_accuracy"),
+        read_accuracy(outcome, "data/compare/metrics.json", "finished_test_accuracy"),
         ": ".join(filter(None, [word, error])),
     ]
 
@@ -95,7 +96,7 @@ def make_table(states: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("experiment", overflow="fold", max_width=MAX_NAME)
     table.add_column(f"against {rows[1][0]}", overflow="fold")
     table.add_column("validation\naccuracy", justify="right", no_wrap=True)
-    table.add_column("test\naccuracy", justify="right", no_wrap=True)
+    table.add_column("finished,\ntest", justify="right", no_wrap=True)
     if has_states := any(row[-1] for row in rows):
         table.add_column("state", overflow="fold", max_width=MAX_STATE)
     for row in rows:

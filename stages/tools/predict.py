@@ -10,9 +10,13 @@ Reads:
     data/export/, which have none of their own.
 
 Prints, on stdout, the three likeliest classes of each photo and their probabilities, a line a photo, and that the model
-is unsure where they are below its `min_confidence`; with --json a list of {"file", "is_sure", "predictions": [{"class",
-"probability"}, ...]} or {"file", "error"}, in the order of the photos; `is_sure` is null for a model that does not
-know. A photo that is refused is a line on stderr and an exit status of 1; the others are answered all the same.
+is unsure where they are below its `min_confidence`; with --json a list of {"file", "is_sure", "energy_score",
+"predictions": [{"class", "probability"}, ...]} or {"file", "error"}, in the order of the photos; `is_sure` is null for
+a model that does not know. A photo that is refused is a line on stderr and an exit status of 1; the others are answered
+all the same.
+
+A picture of something else is likely to be called a garment, too, and maybe surely. `energy_score` is the higher, the
+more a picture is like those of the training; nothing says from where on it is too low.
 """
 
 import argparse
@@ -30,7 +34,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, read_interpreter
-from stages.lib.network.metrics import compute_probabilities
+from stages.lib.network.metrics import compute_probabilities, compute_scores
 from stages.lib.network.quiet import quiet_stderr
 from stages.lib.storage.files import compute_sha256, read_json
 from stages.tools.photo import prepare_photo, read_photo
@@ -153,10 +157,15 @@ def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> In
 
 
 def answer(logits: np.ndarray, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes an answer of (classes,) logits: `is_sure`, None where the card does not know, and `predictions`."""
-    (probabilities,) = compute_probabilities(logits[np.newaxis] / card.get("temperature", 1.0))
-    is_sure = bool(probabilities.max() >= card["min_confidence"]) if "min_confidence" in card else None
-    return {"is_sure": is_sure, "predictions": rank(probabilities, card["class_names"])}
+    """Makes an answer of (classes,) logits, as this module's docstring describes it; it has no file."""
+    temperature = card.get("temperature", 1.0)
+    (probabilities,) = compute_probabilities(logits[np.newaxis] / temperature)
+    (energy_score,) = compute_scores(logits[np.newaxis], temperature)["energy_score"]
+    return {
+        "is_sure": bool(probabilities.max() >= card["min_confidence"]) if "min_confidence" in card else None,
+        "energy_score": round(float(energy_score), 6),
+        "predictions": rank(probabilities, card["class_names"]),
+    }
 
 
 def rank(probabilities: np.ndarray, class_names: Sequence[str]) -> list[dict[str, Any]]:

@@ -9,29 +9,29 @@ import sys
 
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
-from stages.lib.results.times import CHOSEN, RECORDED, Times, list_items, read_own_times, read_times, record_times
+from stages.lib.results.times import RECORDED, Times, list_items, read_own_times, read_times, record_times
 from stages.lib.running.arguments import parse_names
-from stages.lib.storage.variant import DATA
+from stages.lib.storage.files import check_exists
+from stages.lib.storage.variant import DATA, name_finished
 
-READS = ("study", "prune.rankings", "shrink.filters")
+READS = ("study", "prune.rankings", "prune.seeds", "shrink.filters", "shrink.seeds")
 
 
 def main() -> None:
     """Records the times."""
     parse_names(__doc__)  # none
     params = load_params(reads=READS)
-    if not CHOSEN.exists():
-        raise UserError(f"{CHOSEN}: not found; run `dvc repro` to make it")
-    study = params.study
-    items = list_items(study.models, study.augmentations, *params.prune.rankings, *params.shrink.filters)
+    finished = name_finished(params.study.seeds[0]).folder / "model.h5"
+    check_exists(finished)
+    items = list_items(params.study, params.prune, params.shrink)
     own, known = read_own_times(items), read_times(items)
     times = Times(
         trainings={**known.trainings, **own.trainings},
         latencies={**known.latencies, **own.latencies},
         stages=own.stages or known.stages,
     )
-    models, exported = sorted(DATA.glob("train/*/model.h5")), sorted(DATA.glob("export/*/*/*.tflite"))
-    record_times(times, models, exported)
+    models, exported = sorted(DATA.glob("train/*/*/model.h5")), sorted(DATA.glob("export/*/*/*.tflite"))
+    record_times(times, items, finished, [finished, *models], exported)
     print(f"{RECORDED}: {len(times.stages)} stages, {len(models)} trainings, {len(exported)} exported files")
 
 

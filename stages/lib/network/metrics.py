@@ -13,6 +13,28 @@ def compute_probabilities(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
+def compute_scores(logits: np.ndarray, temperature: float) -> dict[str, np.ndarray]:
+    """Computes how familiar images look to a network: two scores, the higher the more like those of its training.
+
+    Args:
+        logits: (N, classes).
+        temperature: by which the logits are divided before their softmax.
+
+    Returns:
+        `confidence`, (N,) float64 in [0, 1]: the largest probability. Source: Hendrycks and Gimpel 2017, A Baseline for
+        Detecting Misclassified and Out-of-Distribution Examples in Neural Networks, arXiv 1610.02136.
+        `energy_score`, (N,) float64: ln(sum of exp(logits)), the negative energy, without the temperature. Source:
+        Liu, Wang, Owens and Li 2020, Energy-based Out-of-distribution Detection, arXiv 2010.03759.
+
+    >>> {name: scores.round(2).tolist() for name, scores in compute_scores(np.log([[1.0, 3.0]]), 1.0).items()}
+    {'confidence': [0.75], 'energy_score': [1.39]}
+    """
+    return {
+        "confidence": compute_probabilities(logits / temperature).max(axis=1),
+        "energy_score": np.logaddexp.reduce(logits.astype(np.float64), axis=1),
+    }
+
+
 def compute_accuracy(y_true: np.ndarray, y_pred: np.ndarray) -> float:
     """Computes the share of (N,) predicted labels that equal the true ones."""
     return float(np.mean(y_true == y_pred))

@@ -55,8 +55,8 @@ def _check_named(values: Any) -> Any:
     for name in values:
         if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
             raise refusal("names of lower-case letters, digits and _", name)
-        if name.endswith(("_low", "_high")):
-            raise refusal("names that end in neither _low nor _high, which tables give to ends of intervals", name)
+        if name.endswith(("_low", "_high", "_sd")):
+            raise refusal("names that do not end in _low, _high or _sd, which tables give to ends and deviations", name)
     return values
 
 
@@ -86,6 +86,8 @@ Different = Annotated[ListOf[Entry], AfterValidator(_check_different)]
 Counts = Annotated[ListOf[Count], Field(description="a list of integers from 1 to 1000000")]
 Words = Annotated[Different[Word], Field(description="a list of words")]
 Filters = Annotated[ListOf[Count], Field(min_length=1, description="lists of filters, such as [[32, 64], [64]]")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seeds = Annotated[Different[Seed], Field(min_length=1, description="a list of integers from 0 to 2147483647")]
 Steps = Annotated[ListOf[FractionBetween], Field(min_length=1, description="a list of numbers in (0, 1)")]
 
 
@@ -115,10 +117,11 @@ class DownloadParams(Section):
 
 
 class PrepareParams(Section):
-    """The split: share held out for validation, and share of each split that is kept."""
+    """The split: share held out for validation, share of each split that is kept, and the file of images left out."""
 
     val_fraction: FractionBetween
     keep_fraction: PositiveFraction
+    leave_out: Annotated[str, Field(pattern=r"^\w+([ ./-]\w+)*\.csv$", description="the path of a .csv file in here")]
 
 
 class PreviewParams(Section):
@@ -128,10 +131,13 @@ class PreviewParams(Section):
 
 
 class StudyParams(Section):
-    """The grid that runs: names of models and of augmentations."""
+    """The grid that runs: names of models and of augmentations, the seeds, and what a training sees."""
 
     models: Annotated[Words, Field(min_length=1, description="a list of at least one name")]
     augmentations: Annotated[Words, Field(min_length=1, description="a list of at least one name")]
+    seeds: Seeds
+    split_by_seed: bool
+    keep_fraction: PositiveFraction
 
 
 class ModelParams(Section):
@@ -185,10 +191,24 @@ class TrainParams(Section):
         return value
 
 
+class FinishParams(Section):
+    """How long the chosen candidate is trained; the rest of the recipe is that of train."""
+
+    epochs: Epochs
+    clean_epochs: CleanEpochs
+
+
 class EvaluateParams(Section):
     """What is measured on the test images."""
 
     calibration_bins: Annotated[int, Field(ge=2, le=100)]
+    gallery_images: Annotated[int, Field(ge=1, le=100)]
+
+
+class AuditParams(Section):
+    """Which images count as duplicates, and how many are shown."""
+
+    min_similarity: PositiveFraction
     gallery_images: Annotated[int, Field(ge=1, le=100)]
 
 
@@ -199,14 +219,16 @@ class SelectModelParams(Section):
 
 
 class PruneParams(Section):
-    """How weights of the chosen model are set to zero: epochs and peak learning rate for each sparsity."""
+    """How weights of the finished model are set to zero: epochs and peak learning rate for each sparsity."""
 
     rankings: Annotated[
         Different[Literal["uniform", "lamp"]], Field(min_length=1, description="a list of uniform and lamp")
     ]
+    seeds: Seeds
     sparsities: Annotated[Steps, AfterValidator(_check_order)]
     epochs: Annotated[ListOf[Epochs], BeforeValidator(_spread)]
     clean_epochs: CleanEpochs
+    easy_share: Fraction
     ramp_fraction: PositiveFraction
     frequency: Count
     batch_size: Count
@@ -214,16 +236,18 @@ class PruneParams(Section):
 
 
 class ShrinkParams(Section):
-    """How whole filters are removed from the chosen model."""
+    """How whole filters are removed from the finished model."""
 
     filters: Annotated[
         Different[Literal["magnitude", "random", "scratch"]],
         Field(min_length=1, description="a list of magnitude, random and scratch"),
     ]
+    seeds: Seeds
     macs_shares: Annotated[Steps, AfterValidator(_check_order)]
     multiple: Annotated[int, Field(ge=1, le=1024)]
     epochs: Epochs
     clean_epochs: CleanEpochs
+    easy_share: Fraction
     learning_rate: LearningRate
 
 
@@ -246,7 +270,7 @@ class ShipParams(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    seed: Seed
     dataset: DatasetParams
     download: DownloadParams
     prepare: PrepareParams
@@ -256,7 +280,9 @@ class Params(Section):
     augmentations: Annotated[dict[str, AugmentationParams], BeforeValidator(_check_named)]
     train: TrainParams
     evaluate: EvaluateParams
+    audit: AuditParams
     select_model: SelectModelParams
+    finish: FinishParams
     prune: PruneParams
     shrink: ShrinkParams
     export: ExportParams
@@ -279,4 +305,21 @@ class Params(Section):
             find_name(model, self.models, "study.models")
         for augmentation in self.study.augmentations:
             find_name(augmentation, self.augmentations, "study.augmentations")
+        return self
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> Self:
+        if self.study.split_by_seed and self.study.seeds[0] != self.seed:
+            # Else the first seed's models would be measured, and one of them shipped, on images that trained them.
+            raise UserError(
+                f"study.split_by_seed: with true, expected `seed` ({self.seed}) first in study.seeds, for it has the "
+                f"validation images by which a file is shipped; got {list(self.study.seeds)}"
+            )
+        for section in ("prune", "shrink"):
+            seeds = getattr(self, section).seeds
+            if seeds[0] != self.study.seeds[0] or not set(seeds) <= set(self.study.seeds):
+                raise UserError(
+                    f"{section}.seeds: expected some of study.seeds {list(self.study.seeds)}, the first of them "
+                    f"({self.study.seeds[0]}) first; got {list(seeds)}"
+                )
         return self

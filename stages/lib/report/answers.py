@@ -16,6 +16,7 @@ from stages.lib.results.comparisons import (
     CANDIDATES,
     DISTORTED,
     FILES,
+    FINISHED,
     UNKNOWN,
     WAYS,
     WORSE,
@@ -25,7 +26,7 @@ from stages.lib.results.comparisons import (
 )
 from stages.lib.results.published import NUM_IMAGES, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import KIND_OF, Candidate, ModelFile, PublishedModel, RankedFile
-from stages.lib.results.tables import format_accuracy
+from stages.lib.results.tables import format_accuracy, format_share
 from stages.lib.results.times import TimedFile
 
 Times = Mapping[tuple[str, str, str], TimedFile]
@@ -39,6 +40,7 @@ class MeasuredCandidate(Candidate):
     """A candidate and what it is worth on test images; `under` holds its accuracy by what distorts them."""
 
     test_accuracy: float
+    test_accuracy_sd: float | None
     test_loss: float
     calibration_error: float
     under: Mapping[str, float]
@@ -153,6 +155,12 @@ def tell_comparison(found: Comparison | None, reference: str) -> str:
     return f"{found.verdict} than {reference} by {abs(100 * found.difference):.2f} points ({ends})"
 
 
+def tell_seed(candidates: Sequence[Candidate]) -> str:
+    """Tells which models were compared, where candidates have several seeds; "" where they have one."""
+    first, *others = candidates[0].seeds.split()
+    return f" Accuracies are means over seeds; the tests compare the models of seed {first}." if others else ""
+
+
 def tell_tests(*families: Sequence[Comparison]) -> str:
     """Tells how models were compared: `families` are those whose p values were corrected together."""
     sizes = [str(len(family)) for family in families if family]
@@ -172,7 +180,7 @@ def tell_purpose(shipped: Mapping[str, Any]) -> str:
 
 
 def find_comparison_with_dense(comparisons: Sequence[Comparison], shipped: Mapping[str, Any]) -> Comparison | None:
-    """Finds how the shipped file, of data/ship/model.json, compares with the float32 file of the chosen model."""
+    """Finds how the shipped file, of data/ship/model.json, compares with the float32 file of the finished model."""
     label = f"{shipped['name']}{' int8' if shipped['precision'] == 'int8' else ''}"
     family = list_family(comparisons, FILES[KIND_OF[shipped["source"]]])
     return next((row for row in family if row.name == label), None)
@@ -183,14 +191,14 @@ def answer_shipped(
 ) -> str:
     """Answers what ships.
 
-    `shipped` is data/ship/model.json, `dense` the float32 file of the chosen model, `published` the test accuracy of
+    `shipped` is data/ship/model.json, `dense` the float32 file of the finished model, `published` the test accuracy of
     the study's choice, if this run has a model of that name, `compared` how the shipped file compares with `dense`,
     unless it is that file.
     """
     made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
     accuracy, size = shipped["test_accuracy"], shipped["gzip_size_bytes"]
     smaller = compare_cost(size, dense.gzip_size_bytes, "smaller than", "larger than", "about as large as")
-    reference = f"the dense float32 file of the chosen model ({dense.name})"
+    reference = "the dense float32 file of the finished model"
     verdict = tell_comparison(compared, reference) if compared else f"it is {reference}"
     text = (
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
@@ -206,25 +214,42 @@ def answer_shipped(
 
 
 def answer_choice(
-    chosen: MeasuredCandidate, reason: str, comparisons: Sequence[Comparison], num_images: Mapping[str, int]
+    chosen: MeasuredCandidate,
+    reason: str,
+    finished: ModelFile,
+    comparisons: Sequence[Comparison],
+    num_images: Mapping[str, int],
 ) -> str:
-    """Answers which model was chosen and why."""
-    others = list_family(comparisons, CANDIDATES)
+    """Answers which model was chosen and why, and what it became: `finished`, the file of its long training."""
+    others, (gain,) = list_family(comparisons, CANDIDATES), list_family(comparisons, FINISHED)
+    became = (
+        f"Trained for longer, it is the finished model, from which all that follows is made: "
+        f"{format_accuracy(finished.test_accuracy, num_images['test'])} of the test images right, "
+        f"{tell_comparison(gain, 'before')}."
+    )
     if not others:
-        return reason
+        return f"{reason} {became}"
     counts = Counter(row.verdict for row in others)
     return (
         f"{reason} On the test images, which chose nothing, it has "
         f"{format_accuracy(chosen.test_accuracy, num_images['test'])}: of the other {len(others)}, {counts[BETTER]} "
         f"{'does' if counts[BETTER] == 1 else 'do'} better and {counts[WORSE]} worse; for {counts[UNKNOWN]}, no "
-        f"difference can be told from {num_images['test']:,} images. {tell_tests(others)}"
+        f"difference can be told from {num_images['test']:,} images. {tell_tests(others)}{tell_seed([chosen])} {became}"
     )
 
 
 def answer_augmentation(
-    candidates: Sequence[MeasuredCandidate], baseline: str | None, comparisons: Sequence[Comparison]
+    candidates: Sequence[MeasuredCandidate],
+    baseline: str | None,
+    comparisons: Sequence[Comparison],
+    epochs: int,
+    keep_fraction: float,
 ) -> str:
-    """Answers whether augmentation helped. `baseline` is the augmentation that changes nothing, if the run has one."""
+    """Answers whether augmentation helped.
+
+    `baseline` is the augmentation that changes nothing, if the run has one; each candidate was trained for `epochs`
+    epochs of the share `keep_fraction` of the training images.
+    """
     names = list(dict.fromkeys(candidate.augmentation for candidate in candidates))
     if baseline is None:
         return "No model of this run was trained without augmentation, so nothing says whether it helped."
@@ -247,7 +272,12 @@ def answer_augmentation(
     if distorted:  # an augmentation that changes nothing distorts nothing either
         told = join_changes(distorted, keys)
         text += f" On test images distorted in the way that the model was trained for, {told}."
-    return f"{text} {tell_tests(as_they_are, distorted)} They tell these models apart; another seed would give others."
+    scope = f"{epochs} epoch{'' if epochs == 1 else 's'} of {100 * keep_fraction:g} % of the training images"
+    return (
+        f"{text} {tell_tests(as_they_are, distorted)}{tell_seed(candidates)} They tell these models "
+        f"apart, each after {scope}; "
+        "another seed, or another length of training, would give others."
+    )
 
 
 def count_better(comparisons: Sequence[Comparison], keys: Sequence[str]) -> int:
@@ -427,8 +457,8 @@ def answer_classes(shipped: Mapping[str, Any]) -> str:
     )
 
 
-def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error: float) -> str:
-    """Answers how well the confidence of the shipped file fits, beside the calibration error of the chosen model."""
+def answer_confidence(shipped: Mapping[str, Any], calibration_error: float) -> str:
+    """Answers how well the confidence of the shipped file fits, beside the calibration error of the finished model."""
     gap = round(100 * (shipped["mean_confidence"] - shipped["test_accuracy"]), 2)
     trust = "too little" if gap < 0 else "too much"
     fit = "just as much as it deserves" if gap == 0 else f"{trust}, by {abs(gap):.2f} points on average"
@@ -437,7 +467,7 @@ def answer_confidence(shipped: Mapping[str, Any], chosen: str, calibration_error
         f"{format_accuracy(shipped['test_accuracy'], shipped['num_images']['test'])} of its answers are right. "
         f"Its calibration error is {percent(shipped['calibration_error'])}; it would be "
         f"{percent(shipped['unscaled_calibration_error'])} without the temperature of {shipped['temperature']:g} that "
-        f"was fitted on validation images, and is {percent(calibration_error)} in {chosen}, which has none. "
+        f"was fitted on validation images, and is {percent(calibration_error)} in the finished model, which has none. "
         f"{tell_answered(shipped)}"
     )
 
@@ -454,46 +484,92 @@ def tell_answered(shipped: Mapping[str, Any]) -> str:
     )
 
 
-def answer_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequence[str], chosen: str) -> str:
-    """Answers which classes a model mixes up. `confusion` counts images by actual and predicted class."""
+def answer_ood(ood: Mapping[str, Any]) -> str:
+    """Answers how well the shipped file tells test images from handwritten digits; `ood` is data/ship/ood.json."""
+    share = {name: format_share(ood, name) for name in ood if f"{name}_low" in ood}
+    return (
+        "The shipped file has learned its classes alone, and calls whatever it is shown one of them. It is sure enough "
+        f"to answer for {share['others_answered']} of {ood['num_others']:,} handwritten digits, and for "
+        f"{share['known_answered']} of the {ood['num_known']:,} test images. Of a test image and a digit, the test "
+        f"image has the higher confidence in {share['confidence_auroc']} of all pairs (AUROC), and the higher energy "
+        f"score in {share['energy_score_auroc']}. A limit that lets in 95 % of the test images lets in "
+        f"{share['confidence_fpr_at_95_tpr']} of the digits by confidence, and "
+        f"{share['energy_score_fpr_at_95_tpr']} by energy score. Digits are thin lines: what fills the picture may "
+        "fool it far more often."
+    )
+
+
+def answer_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequence[str]) -> str:
+    """Answers which classes the finished model mixes up. `confusion` counts images by actual and predicted class."""
     wrong = {pair: count for pair, count in confusion.items() if pair[0] != pair[1]}
     if not wrong:
-        return f"{chosen} gets every test image right."
+        return "The finished model gets every test image right."
     pairs: Counter[tuple[str, ...]] = Counter()
     for pair, count in wrong.items():
         pairs[tuple(sorted(pair, key=list(class_names).index))] += count
     (first, second), count = min(pairs.items(), key=lambda item: (-item[1], item[0]))
     total = sum(wrong.values())
     return (
-        f"{chosen} gets {total:,} of {sum(confusion.values()):,} test images wrong. The classes it mixes up most are "
-        f"{first} and {second}: {100 * count / total:.0f} % of its mistakes are one taken for the other."
+        f"The finished model gets {total:,} of {sum(confusion.values()):,} test images wrong. The classes it "
+        f"mixes up most are {first} and {second}: {100 * count / total:.0f} % of its mistakes are one taken for the "
+        "other."
     )
 
 
+def answer_audit(audit: Mapping[str, Any]) -> str:
+    """Answers what the images hide; `audit` is data/audit/metrics.json."""
+    counts = [sum(row[kind] for row in audit["duplicates"]["files"].values()) for kind in ("exact", "near")]
+    exact, near = (f"{count or 'no'} pair{'' if count == 1 else 's'}" for count in counts)
+    whole, seen, unseen = (
+        audit["test_accuracy"].get(name) for name in ("all", "with_duplicates", "without_duplicates")
+    )
+    text = (
+        f"The original files hold {exact} of equal images and {near} of near duplicates, whose pixels correlate by "
+        f"{audit['min_similarity']:g} or more. Of the {whole['images']:,} test images, "
+        f"{seen['images'] if seen else 'none'} {'have' if seen and seen['images'] > 1 else 'has'} such a duplicate "
+        "among the training images"
+    )
+    if seen:
+        accuracies = [
+            f"{format_accuracy(part['accuracy'], part['images'])} {name}"
+            for part, name in ((seen, "of these right"), (unseen, "of the others"), (whole, "of all"))
+            if part
+        ]
+        text += f": the finished model gets {join(accuracies)}"
+    doubted = join(
+        [
+            f"{row['suspects']:,} of {row['images']:,} {name} images"
+            for split, name in (("val", "validation"), ("test", "test"))
+            if (row := audit["suspects"].get(split))
+        ]
+    )
+    return f"{text}. By what the candidates say, the labels of {doubted} are in doubt (confident learning)."
+
+
 def tell_shipped_time(shipped_ms: float | None, dense_ms: float | None) -> str:
-    """Tells how fast the shipped file is against the chosen model's float32 file; "" where a time is unknown."""
+    """Tells how fast the shipped file is against the finished model's float32 file; "" where a time is unknown."""
     if shipped_ms is None or dense_ms is None:
         return "Its time was not measured here."
     faster = compare_time(shipped_ms, dense_ms)
     return f"One image takes it {shipped_ms:.3f} ms on one thread, {faster} the dense float32 file."
 
 
-def tell_pruned_times(times: Times, dense: str) -> str:
+def tell_pruned_times(times: Times) -> str:
     """Tells what zeros did to the time of an image."""
     parts = []
     for precision in ("float32", "int8"):
         pruned = [file.median_ms for (kind, _, p), file in times.items() if kind == "pruned" and p == precision]
-        whole = times.get(("dense", dense, precision))
+        whole = times.get(("dense", "finished", precision))
         if pruned and whole:
             ms, how = median(pruned), compare_time(median(pruned), whole.median_ms)
             parts.append(f"in {precision} the pruned files are {how} the dense one ({ms:.3f} ms at the median)")
     return f"Time for an image: {join(parts)}." if parts else "Times were not measured here."
 
 
-def tell_shrunk_times(shrunk: Sequence[ModelFile], times: Times, dense: str) -> str:
+def tell_shrunk_times(shrunk: Sequence[ModelFile], times: Times) -> str:
     """Tells what fewer filters did to the time of an image, in float32, for the smallest share of the MACs."""
     least = min(shrunk, key=lambda file: file.macs)
-    small, whole = times.get(("shrunk", least.name, "float32")), times.get(("dense", dense, "float32"))
+    small, whole = times.get(("shrunk", least.name, "float32")), times.get(("dense", "finished", "float32"))
     if not small or not whole:
         return "Times were not measured here."
     return (

@@ -9,7 +9,7 @@ from markupsafe import Markup, escape
 from stages.lib.report.answers import percent
 from stages.lib.report.tables import NOT_MEASURED
 from stages.lib.results import published
-from stages.lib.results.tables import escape_markdown, format_accuracy
+from stages.lib.results.tables import escape_markdown, format_accuracy, format_share
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -64,6 +64,7 @@ def make_environment() -> Environment:
     environment.filters |= {
         "number": format_number,
         "accuracy": format_accuracy,
+        "share": format_share,
         "text": format_text,
         "markdown": escape_markdown,
     }

@@ -23,7 +23,7 @@ def list_replaced(found: Any) -> Rows:
     shipped = found.shipped
     dense = add_intervals(asdict(found.dense), found.num_images)
     ours = [
-        {**dense, "name": f"{found.chosen.key}, chosen, dense float32", "median_ms": found.dense_ms},
+        {**dense, "name": "finished, dense, float32", "median_ms": found.dense_ms},
         {**shipped, "name": f"{shipped['name']}, {shipped['precision']}, ships", "median_ms": found.shipped_ms},
     ]
     if found.published is None:
@@ -37,7 +37,7 @@ def list_facts(found: Any) -> Rows:
     """Lists seed, data, versions and hardware; what belongs to another machine says that it was not measured here."""
     made, timed = found.environment, next(iter(found.times.values()), None)
     facts = {
-        "seed": str(found.seed),
+        "seeds": " ".join(map(str, found.seeds)),
         "test images": f"{found.num_images['test']:,}",
         "SHA-256 of the shipped file": found.shipped["sha256"],
     }
@@ -60,10 +60,10 @@ def list_versions(made: Mapping[str, Any]) -> dict[str, str]:
     return {name: value for name, value in made.items() if name not in NOT_VERSIONS}
 
 
-def list_classes(shipped: Mapping[str, Any], recall_of_chosen: Mapping[str, float]) -> Rows:
-    """Lists the classes of the shipped file, each with its recall in the chosen model."""
+def list_classes(shipped: Mapping[str, Any], recall_of_finished: Mapping[str, float]) -> Rows:
+    """Lists the classes of the shipped file, each with its recall in the finished model."""
     return [
-        {**row, **name_accuracy("recall_of_chosen", recall_of_chosen.get(row["class"]), row["images"])}
+        {**row, **name_accuracy("recall_of_finished", recall_of_finished.get(row["class"]), row["images"])}
         for row in shipped["classes"]
     ]
 
@@ -215,6 +215,20 @@ def list_confusion(confusion: Mapping[tuple[str, str], int], class_names: Sequen
         {"actual": actual, **{predicted: confusion.get((actual, predicted)) for predicted in class_names}}
         for actual in class_names
     ]
+
+
+def list_duplicates(audit: Mapping[str, Any]) -> Rows:
+    """Lists how many pairs of images are duplicates, within and across the original files, then the splits."""
+    return [
+        {"where": f"{kind}: {name.replace('_', ' and ')}", **counts}
+        for kind, of_kind in audit["duplicates"].items()
+        for name, counts in of_kind.items()
+    ]
+
+
+def list_parts(audit: Mapping[str, Any]) -> Rows:
+    """Lists the accuracy with and without the test images that have a duplicate among the training images."""
+    return [{"part": name.replace("_", " "), **measured} for name, measured in audit["test_accuracy"].items()]
 
 
 def list_costs(costs: Mapping[str, Mapping[str, Any]]) -> Rows:

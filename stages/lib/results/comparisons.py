@@ -14,9 +14,9 @@ import numpy as np
 from stages.lib.errors import UserError
 from stages.lib.params.sections import AugmentationParams
 from stages.lib.results.chance import LEVEL, compare_paired, correct_by_holm
-from stages.lib.results.rows import Candidate, ModelFile
+from stages.lib.results.rows import Candidate, ModelFile, find_evaluated
 from stages.lib.storage.files import read_arrays
-from stages.lib.storage.variant import DATA
+from stages.lib.storage.variant import Variant
 
 BETTER, WORSE, UNKNOWN = "better", "worse", "no difference can be told"
 OPPOSITE = {BETTER: WORSE, WORSE: BETTER, UNKNOWN: UNKNOWN}
@@ -24,7 +24,8 @@ OPPOSITE = {BETTER: WORSE, WORSE: BETTER, UNKNOWN: UNKNOWN}
 CANDIDATES = "candidates"  # each against the chosen one
 AUGMENTATION = "augmentation"  # each model under each augmentation against the same without
 DISTORTED = "augmentation, distorted"  # the same on images that are distorted as that augmentation does
-FILES = {kind: f"{kind} files" for kind in ("dense", "pruned", "shrunk")}  # against the chosen model's in float32
+FINISHED = "finished"  # against the chosen candidate as the grid trained it
+FILES = {kind: f"{kind} files" for kind in ("dense", "pruned", "shrunk")}  # against the finished model's in float32
 WAYS = {"pruned": "rankings of pruning", "shrunk": "ways of shrinking"}  # each pair at one target, in float32
 
 
@@ -62,9 +63,9 @@ def read_answers(name: str, path: Path, images: str) -> Answers:
     return Answers(name, labels == predicted)
 
 
-def read_answers_of_candidate(key: str, images: str = "as_they_are") -> Answers:
-    """Reads which test images, as they are or distorted (under_<augmentation>), a candidate gets right."""
-    return read_answers(key, DATA / "evaluate" / key / "predictions.npz", images)
+def read_answers_of_training(variant: Variant, images: str = "as_they_are") -> Answers:
+    """Reads which test images, as they are or distorted (under_<augmentation>), a trained model gets right."""
+    return read_answers(variant.name, find_evaluated(variant) / "predictions.npz", images)
 
 
 def read_answers_of_file(file: ModelFile) -> Answers:
@@ -106,17 +107,19 @@ def find_baseline(augmentations: Mapping[str, AugmentationParams], names: Sequen
 
 
 def compare_candidates(
-    candidates: Sequence[Candidate], chosen: str, augmentations: Mapping[str, AugmentationParams]
+    candidates: Sequence[Candidate], chosen: Candidate, augmentations: Mapping[str, AugmentationParams]
 ) -> list[Comparison]:
     """Compares every candidate with the chosen one, and every augmentation with none, if the run has that.
 
+    Of several seeds, the models of the first one are compared.
+
     Args:
         candidates: all.
-        chosen: key of the chosen one.
+        chosen: one of them.
         augmentations: all that params.yaml knows.
     """
-    best = read_answers_of_candidate(chosen)
-    others = [(read_answers_of_candidate(one.key), best) for one in candidates if one.key != chosen]
+    best = read_answers_of_training(chosen.variant)
+    others = [(read_answers_of_training(one.variant), best) for one in candidates if one.key != chosen.key]
     rows = compare_family(CANDIDATES, others)
     baseline = find_baseline(augmentations, [one.augmentation for one in candidates])
     if baseline is None:
@@ -125,28 +128,32 @@ def compare_candidates(
 
     def pair(one: Candidate, images: str) -> tuple[Answers, Answers]:
         plain = replace(one, augmentation=baseline)
-        return read_answers_of_candidate(one.key, images), read_answers_of_candidate(plain.key, images)
+        return read_answers_of_training(one.variant, images), read_answers_of_training(plain.variant, images)
 
     distorting = [one for one in augmented if not augmentations[one.augmentation].is_identity]
     rows += compare_family(AUGMENTATION, [pair(one, "as_they_are") for one in augmented])
     return rows + compare_family(DISTORTED, [pair(one, f"under_{one.augmentation}") for one in distorting])
 
 
-def compare_files(files: Sequence[ModelFile], chosen: str) -> list[Comparison]:
-    """Compares every LiteRT file with the float32 one of the chosen model, and ways with each other at each target.
+def compare_trainings(finished: Variant, chosen: Variant) -> list[Comparison]:
+    """Compares the finished model with the same candidate as the grid trained it."""
+    return compare_family(FINISHED, [(read_answers_of_training(finished), read_answers_of_training(chosen))])
+
+
+def compare_files(files: Sequence[ModelFile]) -> list[Comparison]:
+    """Compares every LiteRT file with the float32 one of the finished model, and ways with each other at each target.
 
     Args:
         files: all of the run; those of Keras are left out, since no stage keeps what pruned and shrunk ones predict.
-        chosen: key of the chosen candidate.
 
     Raises:
         UserError: if export left that file out.
     """
     exported = [file for file in files if file.format == "tflite"]
-    dense = next((file for file in exported if (file.kind, file.label) == ("dense", chosen)), None)
+    dense = next((file for file in exported if (file.kind, file.label) == ("dense", "finished")), None)
     if dense is None:
         raise UserError(
-            f"data/export/train/{chosen}: expected float32.tflite, to which other files are compared, got none: its "
+            "data/export/finish/finished: expected float32.tflite, to which other files are compared, got none: its "
             "conversion lost more than export.max_loss_float32 in params.yaml allows; raise that limit"
         )
     answers = {file: read_answers_of_file(file) for file in exported}

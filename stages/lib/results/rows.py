@@ -7,52 +7,70 @@ pass.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter
 
+from stages.lib.params.sections import StudyParams
 from stages.lib.results import published
 from stages.lib.results.chance import add_intervals
 from stages.lib.storage.files import compute_gzip_size_bytes, read_arrays, read_csv, read_json, write_bytes, write_csv
 from stages.lib.storage.variant import DATA, Variant
 
 Row = TypeVar("Row")
+AnyCandidate = TypeVar("AnyCandidate", bound="Candidate")
 
 PRECISIONS = ("float32", "int8")
-KIND_OF = {"train": "dense", "prune": "pruned", "shrink": "shrunk"}  # by the stage that made the model
-SOURCE_OF = {kind: source for source, kind in KIND_OF.items()}
+KIND_OF = {
+    "train": "dense",
+    "finish": "dense",
+    "prune": "pruned",
+    "shrink": "shrunk",
+}  # by the stage that made the model
 UNDER = "test_accuracy_under_"  # begins the columns of accuracies on distorted test images
 MEASURED = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")  # of every file
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One trained model, before anybody looked at test images."""
+    """One model under one augmentation, before anybody looked at test images; means over its seeds."""
 
     model: str
     augmentation: str
+    seeds: str  # as "42 43 44"
     val_accuracy: float
+    val_accuracy_sd: float | None  # standard deviation over the seeds; None of one seed
     val_loss: float
     macs: int
     parameters: int
     receptive_field_px: int
 
     @property
+    def variants(self) -> list[Variant]:
+        """Lists the trained models, one a seed, and where their files lie."""
+        return [Variant("train", self.model, self.augmentation, int(seed)) for seed in self.seeds.split()]
+
+    @property
     def variant(self) -> Variant:
-        """Names it, and where its files lie."""
-        return Variant("train", self.model, self.augmentation)
+        """Names the model of the first seed."""
+        return self.variants[0]
 
     @property
     def key(self) -> str:
-        """Names the candidate as its folder is named."""
+        """Names the candidate."""
         return self.variant.name
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a candidate is worth on test images; `under` holds the accuracy by the augmentation that distorts them."""
+    """What a model is worth on test images; `under` holds the accuracy by the augmentation that distorts them.
+
+    Of several seeds, these are means.
+    """
 
     test_accuracy: float
+    test_accuracy_sd: float | None  # standard deviation over the seeds; None of one seed
     test_loss: float
     calibration_error: float
     under: Mapping[str, float]
@@ -66,6 +84,7 @@ class ModelFile:
     kind: str  # dense, pruned or shrunk
     way: str  # as of a `Variant`
     target: str  # as of a `Variant`
+    seed: int  # as of a `Variant`
     format: str  # keras or tflite
     precision: str  # float32 or int8
     val_accuracy: float  # on validation images
@@ -80,8 +99,10 @@ class ModelFile:
     @property
     def variant(self) -> Variant:
         """Names the model, and where its files lie."""
-        source = SOURCE_OF[self.kind]
-        return Variant(source, self.way, self.target if source == "train" else float(self.target))
+        if self.kind == "dense":
+            return Variant("train" if self.target else "finish", self.way, self.target, self.seed)
+        source = next(source for source, kind in KIND_OF.items() if kind == self.kind)
+        return Variant(source, self.way, float(self.target), self.seed)
 
     @property
     def path(self) -> Path:
@@ -137,18 +158,45 @@ class LayerMacs:
     macs: int
 
 
-def read_candidate(model: str, augmentation: str) -> Candidate:
-    """Reads what training and complexity wrote of one model."""
-    trained = read_json(Variant("train", model, augmentation).folder / "metrics.json")
-    worth = {name: trained[name] for name in ("val_accuracy", "val_loss")}
+def average(values: Sequence[float]) -> float:
+    """Averages what several seeds gave; with six decimals, but one value stays as it is."""
+    return values[0] if len(values) == 1 else round(mean(values), 6)
+
+
+def deviate(values: Sequence[float]) -> float | None:
+    """Computes the standard deviation of what several seeds gave, with six decimals; None of one value."""
+    return round(stdev(values), 6) if len(values) > 1 else None
+
+
+def read_candidate(model: str, augmentation: str, seeds: Sequence[int]) -> Candidate:
+    """Reads what training and complexity wrote of one model under one augmentation."""
+    trained = [read_json(Variant("train", model, augmentation, seed).folder / "metrics.json") for seed in seeds]
+    accuracies = [one["val_accuracy"] for one in trained]
     counted = read_cost(model)
-    cost = {name: counted[name] for name in ("macs", "parameters", "receptive_field_px")}
-    return Candidate(model, augmentation, **worth, **cost)
+    return Candidate(
+        model=model,
+        augmentation=augmentation,
+        seeds=" ".join(map(str, seeds)),
+        val_accuracy=average(accuracies),
+        val_accuracy_sd=deviate(accuracies),
+        val_loss=average([one["val_loss"] for one in trained]),
+        **{name: counted[name] for name in ("macs", "parameters", "receptive_field_px")},
+    )
 
 
-def read_candidates(models: Sequence[str], augmentations: Sequence[str]) -> list[Candidate]:
+def read_candidates(study: StudyParams) -> list[Candidate]:
     """Reads all candidates of a study, model by model."""
-    return [read_candidate(model, augmentation) for model in models for augmentation in augmentations]
+    return [
+        read_candidate(model, augmentation, study.seeds)
+        for model in study.models
+        for augmentation in study.augmentations
+    ]
+
+
+def find_chosen(candidates: Sequence[AnyCandidate], choice: Mapping[str, Any]) -> AnyCandidate:
+    """Finds the candidate that data/select_model/choice.json names."""
+    names = (choice["model"], choice["augmentation"])
+    return next(one for one in candidates if (one.model, one.augmentation) == names)
 
 
 def read_cost(model: str) -> dict[str, Any]:
@@ -162,37 +210,46 @@ def count_val_images() -> int:
     return len(labels)
 
 
-def count_images(candidate: str) -> dict[str, int]:
-    """Counts the images by split, val and test, those that `evaluate` used for a candidate of that key."""
-    (labels,) = read_arrays(DATA / "evaluate" / candidate / "predictions.npz", "labels")
+def find_evaluated(variant: Variant) -> Path:
+    """Finds where evaluate writes what a trained model is worth."""
+    return DATA / f"evaluate/{variant.name}/{variant.seed}"
+
+
+def count_images(evaluated: Variant) -> dict[str, int]:
+    """Counts the images by split, val and test, those that `evaluate` used for a model."""
+    (labels,) = read_arrays(find_evaluated(evaluated) / "predictions.npz", "labels")
     return {"val": count_val_images(), "test": len(labels)}
 
 
-def read_evaluation(candidate: Candidate) -> Evaluation:
-    """Reads what a candidate is worth on test images."""
-    measured = read_json(DATA / "evaluate" / candidate.key / "metrics.json")
-    worth = {name: measured[name] for name in ("test_accuracy", "test_loss", "calibration_error")}
-    under = {name.removeprefix(UNDER): value for name, value in measured.items() if name.startswith(UNDER)}
-    return Evaluation(**worth, under=under)
+def read_evaluation(variants: Sequence[Variant]) -> Evaluation:
+    """Reads what a model is worth on test images; `variants` are its trainings, one a seed."""
+    measured = [read_json(find_evaluated(variant) / "metrics.json") for variant in variants]
+    means = {name: average([one[name] for one in measured]) for name in measured[0]}
+    return Evaluation(
+        test_accuracy_sd=deviate([one["test_accuracy"] for one in measured]),
+        under={name.removeprefix(UNDER): value for name, value in means.items() if name.startswith(UNDER)},
+        **{name: means[name] for name in ("test_accuracy", "test_loss", "calibration_error")},
+    )
 
 
-def read_dense(candidate: Candidate) -> ModelFile:
-    """Reads the Keras file of a candidate."""
-    content = (candidate.variant.folder / "model.h5").read_bytes()
+def read_dense(variant: Variant, cost: Candidate) -> ModelFile:
+    """Reads the Keras file of a training, of a candidate or the finished one; `cost` has the same architecture."""
+    content = (variant.folder / "model.h5").read_bytes()
     return ModelFile(
-        name=candidate.key,
+        name=variant.name,
         kind="dense",
-        way=candidate.model,
-        target=candidate.augmentation,
+        way=variant.way,
+        target=str(variant.target),
+        seed=variant.seed,
         format="keras",
         precision="float32",
-        val_accuracy=candidate.val_accuracy,
-        test_accuracy=read_evaluation(candidate).test_accuracy,
+        val_accuracy=read_json(variant.folder / "metrics.json")["val_accuracy"],
+        test_accuracy=read_evaluation([variant]).test_accuracy,
         size_bytes=len(content),
         gzip_size_bytes=compute_gzip_size_bytes(content),
-        macs=candidate.macs,
-        nonzero_macs=candidate.macs,
-        parameters=candidate.parameters,
+        macs=cost.macs,
+        nonzero_macs=cost.macs,
+        parameters=cost.parameters,
         sparsity=0.0,
     )
 
@@ -207,6 +264,7 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
         kind=KIND_OF[variant.source],
         way=variant.way,
         target=str(variant.target),
+        seed=variant.seed,
         **{column: measured[column] for column in MEASURED},
         macs=macs,
         nonzero_macs=measured.get("nonzero_macs", macs),
@@ -224,15 +282,15 @@ def read_exported(model: ModelFile) -> Iterator[ModelFile]:
             yield replace(model, format="tflite", precision=precision, **values)
 
 
-def list_variants(source: str, ways: Sequence[str], targets: Sequence[float]) -> list[Variant]:
-    """Lists the pruned or shrunk versions of a run, way by way."""
-    return [Variant(source, way, target) for way in ways for target in targets]
+def list_variants(source: str, ways: Sequence[str], targets: Sequence[float], seed: int) -> list[Variant]:
+    """Lists the pruned or shrunk versions of the finished model of a seed, way by way."""
+    return [Variant(source, way, target, seed) for way in ways for target in targets]
 
 
-def read_shrunk_layers(way: str, targets: Sequence[float]) -> list[LayerMacs]:
+def read_shrunk_layers(way: str, targets: Sequence[float], seed: int) -> list[LayerMacs]:
     """Reads the MACs of each layer that has some, before shrinking, then for each target: all ways give the same."""
     rows: list[LayerMacs] = []
-    for variant in list_variants("shrink", [way], targets):
+    for variant in list_variants("shrink", [way], targets, seed):
         layers = [row for row in read_csv(variant.folder / "layers.csv") if int(row["dense_macs"])]
         if not rows:
             rows = [LayerMacs(row["layer"], "all filters", int(row["dense_macs"])) for row in layers]
@@ -241,11 +299,11 @@ def read_shrunk_layers(way: str, targets: Sequence[float]) -> list[LayerMacs]:
     return rows
 
 
-def read_kernel_zeros(rankings: Sequence[str], sparsities: Sequence[float]) -> list[KernelZeros]:
+def read_kernel_zeros(rankings: Sequence[str], sparsities: Sequence[float], seed: int) -> list[KernelZeros]:
     """Reads the zeros of each kernel of each pruned model."""
     rows = [
         {**row, "ranking": variant.way, "target": variant.target}
-        for variant in list_variants("prune", rankings, sparsities)
+        for variant in list_variants("prune", rankings, sparsities, seed)
         for row in read_csv(variant.folder / "layers.csv")
     ]
     return _parse(KernelZeros, rows)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from stages.lib.results.chance import compute_interval
@@ -29,6 +30,26 @@ def format_accuracy(accuracy: float, n: int) -> str:
     return f"{100 * accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
+def format_mean(row: Mapping[str, Any], name: str, n: int) -> str:
+    """Writes a mean over seeds that were measured on n images each, with its standard deviation where it has one.
+
+    >>> format_mean({"val_accuracy": 0.9434, "val_accuracy_sd": 0.0012}, "val_accuracy", 10_000)
+    '94.34 ± 0.12 % (93.9 to 94.8)'
+    """
+    deviation, written = row[f"{name}_sd"], format_accuracy(row[name], n)
+    return written if deviation is None else written.replace(" %", f" ± {100 * deviation:.2f} %", 1)
+
+
+def format_share(row: Mapping[str, Any], name: str) -> str:
+    """Writes a share of a row with its 95 % interval, whose ends stand there as <name>_low and <name>_high.
+
+    >>> format_share({"auroc": 0.9434, "auroc_low": 0.939, "auroc_high": 0.948}, "auroc")
+    '94.34 % (93.9 to 94.8)'
+    """
+    share, low, high = (100 * row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return f"{share:.2f} % ({low:.1f} to {high:.1f})"
+
+
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Writes a Markdown table of plain texts: the first column to the left, the others to the right.
 
@@ -42,18 +63,17 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def format_headline(chosen: Mapping[str, Any], dense: ModelFile, shipped: Mapping[str, Any]) -> str:
+def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any]) -> str:
     """Writes the first table of the README: what the study chose, what was chosen here, and the file that is shipped.
 
     Args:
-        chosen: the chosen candidate: model, augmentation, test_accuracy, macs, parameters.
-        dense: its Keras file.
+        chosen: key of the chosen candidate.
+        finished: its Keras file, as it was trained for long.
         shipped: data/ship/model.json, which knows how many test images there are.
     """
     published = format_accuracy(STUDY_TEST_ACCURACY[STUDY_CHOICE], NUM_IMAGES["test"])
-    sizes = {"size_bytes": dense.size_bytes, "gzip_size_bytes": dense.gzip_size_bytes}
     files = {
-        f"{chosen['model']}-{chosen['augmentation']}, chosen on validation": {**chosen, **sizes},
+        f"{chosen}, chosen on validation, finished": asdict(finished),
         f"{shipped['name']}, {shipped['precision']}, shipped": shipped,
     }
     rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", ""]]
@@ -85,22 +105,24 @@ def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str
         rows.append(
             [
                 f"{row['model']}-{row['augmentation']}",
-                format_accuracy(row["val_accuracy"], num_images["val"]),
-                format_accuracy(row["test_accuracy"], num_tested),
+                format_mean(row, "val_accuracy", num_images["val"]),
+                format_mean(row, "test_accuracy", num_tested),
                 format_accuracy(published, NUM_IMAGES["test"]) if published else "",
                 *[format_accuracy(row[name], num_tested) for name in distortions],
                 "" if seconds is None else f"{seconds:.0f} s",
             ]
         )
+    seeds = candidates[0]["seeds"].split()
+    of_seeds = f", mean of seeds {' '.join(seeds)}" if len(seeds) > 1 else ""
     under = [f"test under {name.removeprefix(UNDER)}" for name in distortions]
-    return format_table(["candidate", "validation", "test", "test, the study", *under, "training"], rows)
+    return format_table(["candidate", f"validation{of_seeds}", "test", "test, the study", *under, "training"], rows)
 
 
 def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTime], seed: int) -> str:
     """Writes in a few sentences with what the results were made, what that took, and which stages took most of it.
 
     Args:
-        environment: what training wrote of the chosen model: date, cpu, num_cpus, settings, policy, versions.
+        environment: what training wrote of the finished model: date, cpu, num_cpus, settings, policy, versions.
         timing: of each stage; those of one matrix are added up.
         seed: of the run.
     """

@@ -10,19 +10,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.lib.results.rows import ModelFile
+from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
+from stages.lib.results.rows import KIND_OF, ModelFile
 from stages.lib.storage.files import compute_sha256, read_json, write_json
 from stages.lib.storage.variant import DATA
 
 RECORDED = DATA / "recorded_times.json"
 TIMING = DATA / "timing"  # where stages write what they took here
-CHOSEN = DATA / "select_model/model.h5"
 NOT_VERSIONS = ("date", "cpu", "num_cpus", "settings", "policy", "seconds", "images_per_second")
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage took when it last ran: a row of timing.csv. `stage` is its name in DVC, as `train@third-flip`."""
+    """What a stage took when it last ran: a row of timing.csv. `stage` is its name in DVC, as `train@third-flip-42`."""
 
     stage: str
     seconds: float
@@ -57,7 +57,7 @@ class Times:
     # By SHA-256 of model.h5, what its training took, and with which versions on which hardware.
     trainings: Mapping[str, Mapping[str, Any]]
     latencies: Mapping[str, Mapping[str, Any]]  # by SHA-256 of a LiteRT file, the columns that `TimedFile` adds
-    stages: Sequence[StageTime]  # of the run that made the chosen model; empty if that is not known
+    stages: Sequence[StageTime]  # of the run that made the finished model; empty if that is not known
 
     def find_training(self, model: Path) -> Mapping[str, Any] | None:
         """Finds what the training of a model.h5 took."""
@@ -76,7 +76,8 @@ def read_times(items: Sequence[str]) -> Times:
     """
     recorded = read_json(RECORDED) if RECORDED.exists() else {}
     own = read_own_times(items)
-    is_recorded_run = CHOSEN.exists() and recorded.get("chosen_sha256") == compute_sha256(CHOSEN)
+    is_model = recorded.get("finished_sha256") in [compute_sha256(path) for path in DATA.glob("finish/*/model.h5")]
+    is_recorded_run = is_model and recorded.get("items") == list(items)  # the same model may be part of another run
     return Times(
         trainings={**own.trainings, **recorded.get("trainings", {})},
         latencies={**own.latencies, **recorded.get("latencies", {})},
@@ -96,18 +97,24 @@ def read_own_times(items: Sequence[str]) -> Times:
     )
 
 
-def list_items(models: Sequence[str], augmentations: Sequence[str], *ways: str) -> list[str]:
-    """Lists what may stand behind the @ in the names of a run's stages; `ways` are those of pruning and shrinking."""
-    keys = [f"{model}-{augmentation}" for model in models for augmentation in augmentations]
-    return [*models, *augmentations, *keys, *ways, "train", "prune", "shrink"]
+def list_items(study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> list[str]:
+    """Lists what may stand behind the @ in the names of a run's stages."""
+    keys = [f"{model}-{augmentation}" for model in study.models for augmentation in study.augmentations]
+    seeded = [f"{name}-{seed}" for name in (*keys, "finished") for seed in study.seeds]
+    seeded += [f"{ranking}-{seed}" for ranking in prune.rankings for seed in prune.seeds]
+    seeded += [f"{filters}-{seed}" for filters in shrink.filters for seed in shrink.seeds]
+    return [*study.models, *study.augmentations, *map(str, study.seeds), *seeded, *KIND_OF]
 
 
-def record_times(times: Times, model_files: Sequence[Path], exported: Sequence[Path]) -> None:
+def record_times(
+    times: Times, items: Sequence[str], finished: Path, model_files: Sequence[Path], exported: Sequence[Path]
+) -> None:
     """Writes the recorded times: of what is at hand, and of nothing else."""
     write_json(
         RECORDED,
         {
-            "chosen_sha256": compute_sha256(CHOSEN),
+            "finished_sha256": compute_sha256(finished),
+            "items": list(items),
             "stages": [asdict(stage) for stage in times.stages],
             "trainings": _keep(times.trainings, model_files),
             "latencies": _keep(times.latencies, exported),

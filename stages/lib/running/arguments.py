@@ -31,4 +31,4 @@ def list_names(key: str) -> list[str]:
     value: Any = load_params()
     for name in key.split("."):
         value = getattr(value, name)
-    return list(value)
+    return list(map(str, value))

@@ -16,23 +16,38 @@ from stages.lib.params.yaml_1_2 import read_yaml
 PIPELINE = Path("dvc.yaml")
 
 
-def list_followers(stages: Mapping[str, Mapping[str, Any]], stage: str) -> list[str]:
-    """Lists the stages whose outputs depend on a stage's, directly or not.
+def list_folders(paths: Iterable[Any]) -> set[str]:
+    """Lists the folders of data/ in which paths lie, as dvc.yaml names them: alone, or with their settings.
 
-    >>> stages = {"a": {}, "b": {"deps": ["data/a/x.csv"]}, "c": {"deps": ["data/b"]}, "d": {"deps": ["b.py"]}}
-    >>> list_followers(stages, "a")
-    ['b', 'c']
+    >>> sorted(list_folders(["data/a/x.csv", {"data/b/y.csv": {"cache": False}}, "data/a", "stages/a.py"]))
+    ['a', 'b']
+    """
+    named = [path for entry in paths for path in ([entry] if isinstance(entry, str) else entry)]
+    return {match[1] for path in named if (match := re.match(r"data/(\w+)", path))}
+
+
+def list_followers(stages: Mapping[str, Mapping[str, Any]], stage: str) -> list[str]:
+    """Lists the folders of data/ whose content depends on what a stage writes, directly or not; not its own.
+
+    >>> a, also_a = {"outs": ["data/a"]}, {"outs": ["data/a/2"]}
+    >>> b, c = {"deps": ["data/a/x.csv"], "outs": [{"data/b/y": {}}]}, {"deps": ["b.py"], "outs": ["data/c"]}
+    >>> list_followers({"a": a, "also_a": also_a, "b": b, "c": c}, "also_a")
+    ['b']
 
     Args:
         stages: those of dvc.yaml, in the order in which they run.
         stage: name of one, without the items of its matrix.
     """
-    followers: list[str] = []
+    written = {
+        name: list_folders(path for kind in ("outs", "metrics", "plots") for path in entry.get(kind, []))
+        for name, entry in stages.items()
+    }
+    own = written[stage]
+    changed = set(own)
     for name, entry in stages.items():
-        read = {match[1] for path in entry.get("deps", []) if (match := re.match(r"data/(\w+)", path))}
-        if read & {stage, *followers}:
-            followers.append(name)
-    return followers
+        if list_folders(entry.get("deps", [])) & changed:
+            changed |= written[name]
+    return sorted(changed - own)
 
 
 def list_shown(pipeline: Mapping[str, Any]) -> set[str]:
@@ -56,7 +71,7 @@ def list_outdated(stage: str) -> list[Path]:
     if not PIPELINE.exists():
         return []
     pipeline = read_yaml(PIPELINE)
-    folders = {Path("data") / follower for follower in list_followers(pipeline["stages"], stage)}
+    folders = {Path("data") / folder for folder in list_followers(pipeline["stages"], stage)}
     return [path for path in map(Path, sorted(list_shown(pipeline))) if path.parent in folders]
 
 

@@ -11,30 +11,54 @@ class Variant:
     """One version of a model.
 
     Attributes:
-        source: the stage that makes it: train, prune or shrink.
-        way: how it is made: of train the network, of prune the ranking, of shrink the way of choosing filters.
-        target: how far it goes: of train the augmentation, of prune the share of zeros, of shrink the share of MACs.
+        source: the stage that makes it: train, finish, prune or shrink.
+        way: how it is made: of train the network, of prune the ranking, of shrink the way of choosing filters; the
+            model of finish is just called finished.
+        target: how far it goes: of train the augmentation, of prune the share of zeros, of shrink the share of MACs;
+            "" of finish.
+        seed: of its training.
     """
 
     source: str
     way: str
     target: str | float
+    seed: int
 
     @property
     def name(self) -> str:
         """Names it in tables and pictures.
 
-        >>> Variant("prune", "lamp", 0.95).name
+        >>> Variant("prune", "lamp", 0.95, seed=42).name
         'lamp-0.95'
         """
-        return f"{self.way}-{self.target}"
+        return self.way if self.target == "" else f"{self.way}-{self.target}"
+
+    @property
+    def run(self) -> str:
+        """Names the run that makes it, among those of other stages and seeds.
+
+        >>> Variant("finish", "finished", "", seed=42).run
+        'finish@finished-42'
+        """
+        return f"{self.source}@{self.name}-{self.seed}"
 
     @property
     def folder(self) -> Path:
         """Returns where its stage writes it: its Keras model, and what that is worth."""
-        return DATA / self.source / (self.name if self.source == "train" else f"{self.way}/{self.target}")
+        match self.source:
+            case "train":
+                return DATA / f"train/{self.name}/{self.seed}"
+            case "finish":
+                return DATA / f"finish/{self.seed}"
+            case _:
+                return DATA / f"{self.source}/{self.way}/{self.seed}/{self.target}"
 
     @property
     def exported(self) -> Path:
-        """Returns where its LiteRT files lie."""
+        """Returns where its LiteRT files lie; models of one seed only are exported."""
         return DATA / "export" / self.source / self.name
+
+
+def name_finished(seed: int) -> Variant:
+    """Names the chosen candidate as it was trained for long."""
+    return Variant("finish", "finished", "", seed)

@@ -19,6 +19,27 @@ def count_steps(num_images: int, batch_size: int) -> int:
     return math.ceil(num_images / batch_size)
 
 
+def find_easy(losses: np.ndarray, share: float) -> np.ndarray | None:
+    """Finds the images that a model finds easiest: at most `share` of them, an even number, those of the least loss.
+
+    Args:
+        losses: (N,), of each training image.
+        share: in [0, 1].
+
+    Returns:
+        (N,) bool; None if there are none.
+    """
+    count = int(len(losses) * share) // 2 * 2
+    is_easy = np.zeros(len(losses), bool)
+    is_easy[np.argsort(losses, kind="stable")[:count]] = True
+    return is_easy if count else None
+
+
+def count_seen(num_images: int, is_easy: np.ndarray | None) -> int:
+    """Counts the images of one epoch, in which half of the easy ones are left out."""
+    return num_images if is_easy is None else num_images - int(is_easy.sum()) // 2
+
+
 def training_batches(
     images: np.ndarray,
     labels: np.ndarray,
@@ -26,12 +47,16 @@ def training_batches(
     recipe: Recipe,
     first_epoch: int = 0,
     cluster: Cluster = ALONE,
+    is_easy: np.ndarray | None = None,
 ) -> tf.data.Dataset:
     """Builds the batches of a training run, `epochs` passes over the images, each pass in an order of its own.
 
     With `horizontal_flip` an image is mirrored in every other epoch, half of the images in the even ones: so two epochs
     show every image both ways, which independent draws would not (Jordan 2024, 94% on CIFAR-10 in 3.29 Seconds on a
     Single GPU, arXiv 2404.00498, section 3.6). In the last `clean_epochs` images are mirrored only.
+
+    An easy image is seen in every other epoch only, and counts double there: so the gradients are those of all images
+    on average (Qin et al. 2024, InfoBatch, arXiv 2303.04947, who find the easy ones anew in every epoch).
 
     Args:
         images: (N, size, size) uint8.
@@ -40,34 +65,39 @@ def training_batches(
         recipe: the size of the batches, the numbers of epochs, the limits of the augmentation, and the seed.
         first_epoch: number of passes to leave out at the beginning; the others are those of the whole run.
         cluster: the workers; each of them gets its part of every batch, the first one the first rows.
+        is_easy: (N,) bool, True for an even number of images; None for none.
 
     Returns:
         A dataset of ((batch / workers, size, size, 1) float32 in [0, 1], (batch / workers, num_classes) float32
-        one-hot).
+        one-hot); with easy images, of these and (batch / workers,) float32 weights.
     """
     train, limits = recipe.train, recipe.augmentation
     all_images, all_labels = _to_tensors(images, labels)
     order_seed, augmentation_seed, mirror_seed = tf.unstack(tf.random.experimental.stateless_split([recipe.seed, 0], 3))
     is_mirrored_first = tf.random.stateless_uniform([len(images)], mirror_seed) < 0.5
-    steps_per_epoch = count_steps(len(images), train.batch_size)
+    steps_per_epoch = count_steps(count_seen(len(images), is_easy), train.batch_size)
     fold_in = tf.random.experimental.stateless_fold_in
+    period, first_seen = (tf.constant(array) for array in _schedule(len(images), is_easy, recipe.seed))
 
     def order_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         order = tf.random.experimental.stateless_shuffle(tf.range(len(images)), seed=fold_in(order_seed, epoch))
+        if is_easy is not None:
+            order = tf.boolean_mask(order, tf.gather(epoch % period == first_seen, order))
         return tf.data.Dataset.from_tensor_slices(order).batch(train.batch_size)
 
-    def make_batch(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def make_batch(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step += first_epoch * steps_per_epoch
         epoch = step // steps_per_epoch
-        x = _scale(tf.gather(all_images, indices))
-        mirrored = tf.not_equal(tf.gather(is_mirrored_first, indices), epoch % 2 == 1)
+        x, every = _scale(tf.gather(all_images, indices)), tf.gather(period, indices)
+        mirrored = tf.not_equal(tf.gather(is_mirrored_first, indices), (epoch // every) % 2 == 1)
         augmented = tf.cond(
             epoch < train.epochs - train.clean_epochs,
             lambda: augment(x, fold_in(augmentation_seed, step), limits, mirrored),
             lambda: augment(x, augmentation_seed, keep_mirroring(limits), mirrored),
         )
         y = tf.one_hot(tf.gather(all_labels, indices), num_classes)
-        return take_part(augmented, cluster), take_part(y, cluster)
+        weights = [] if is_easy is None else [tf.cast(every, tf.float32)]
+        return tuple(take_part(part, cluster) for part in (augmented, y, *weights))
 
     orders = tf.data.Dataset.range(first_epoch, train.epochs).flat_map(order_of_epoch)
     return orders.enumerate().map(make_batch).prefetch(2).with_options(without_autotune())
@@ -90,6 +120,15 @@ def take_part(x: tf.Tensor, cluster: Cluster) -> tf.Tensor:
     """Returns the rows of one worker: x cut into a part for each worker, which differ by one row at most."""
     num_rows, index, num_workers = tf.shape(x)[0], cluster.index, cluster.num_workers
     return x[num_rows * index // num_workers : num_rows * (index + 1) // num_workers]
+
+
+def _schedule(num_images: int, is_easy: np.ndarray | None, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns for each image every how many epochs it is seen, 1 or 2, and in which it is for the first time; int64."""
+    period, first_seen = np.ones(num_images, np.int64), np.zeros(num_images, np.int64)
+    if is_easy is not None:
+        easy = np.random.default_rng(seed).permutation(np.flatnonzero(is_easy))
+        period[easy], first_seen[easy] = 2, np.arange(len(easy)) % 2
+    return period, first_seen
 
 
 def _to_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:

@@ -34,7 +34,7 @@ CODE_WITHOUT_EFFECT = ("stages.lib.errors", "stages.lib.params.", "stages.lib.ru
 
 def locate_checkpoint(variant: Variant) -> Path:
     """Returns where the state of a run is stored that makes one version of a model."""
-    return CHECKPOINTS / f"{variant.source}@{variant.name}.npz"
+    return CHECKPOINTS / f"{variant.run}.npz"
 
 
 def compute_fingerprint(choices: Sequence[Any], data: Sequence[Path]) -> str:
@@ -82,7 +82,8 @@ class Checkpoint(keras.callbacks.Callback):
     """Stores weights, optimizer and learning curves after every epoch, and puts them back before the first.
 
     Must follow the callbacks that may refuse an epoch, such as `EndDiverged`: what it stores is resumed. A machine
-    that rounds differently starts anew: with epochs of two machines, the bytes would be those of neither.
+    that rounds differently starts anew: with epochs of two machines, the bytes would be those of neither. Of several
+    workers, the first one's machine is compared.
 
     Args:
         path: of the checkpoint, an .npz.

@@ -13,7 +13,7 @@ from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import build_model
 from stages.lib.params.sections import TrainParams
 from stages.lib.storage.files import write_csv
-from stages.lib.training.batches import count_steps, training_batches, validation_batches
+from stages.lib.training.batches import count_seen, count_steps, training_batches, validation_batches
 from stages.lib.training.checkpoint import Checkpoint
 from stages.lib.training.cluster import ALONE, Cluster
 from stages.lib.training.muon import Muon
@@ -112,7 +112,7 @@ def build_compiled_model(
         model.compile(
             optimizer,
             keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=train.label_smoothing),
-            metrics=["accuracy"],
+            weighted_metrics=["accuracy"],
             steps_per_execution=STEPS_PER_EXECUTION,
         )
     return model
@@ -126,6 +126,7 @@ def fit_model(
     callbacks: Sequence[keras.callbacks.Callback],
     val_set: tuple[np.ndarray, np.ndarray] | None = None,
     cluster: Cluster = ALONE,
+    is_easy: np.ndarray | None = None,
 ) -> keras.Model:
     """Trains what `build` builds, from where `checkpoint` left it: the loop of training, pruning and shrinking.
 
@@ -137,6 +138,7 @@ def fit_model(
         callbacks: that act before the checkpoint is written.
         val_set: the same of other images, which are looked at after every epoch; none without.
         cluster: the workers that train together.
+        is_easy: which images are seen in every other epoch only, as in `training_batches`.
 
     Returns:
         The trained model, as it was built.
@@ -146,7 +148,7 @@ def fit_model(
         UserError: if another worker is lost.
     """
     train, name = recipe.train, checkpoint.path.stem
-    steps = count_steps(len(train_set[0]), train.batch_size)
+    steps = count_steps(count_seen(len(train_set[0]), is_easy), train.batch_size)
     progress = None
     try:
         strategy = build_strategy(cluster)
@@ -164,7 +166,7 @@ def fit_model(
             }
         model.fit(
             strategy.distribute_datasets_from_function(
-                lambda _: training_batches(*train_set, num_classes, recipe, first_epoch, cluster)
+                lambda _: training_batches(*train_set, num_classes, recipe, first_epoch, cluster, is_easy)
             ),
             initial_epoch=first_epoch,
             epochs=train.epochs,
@@ -196,6 +198,7 @@ def train_model(
     checkpoint: Checkpoint,
     cluster: Cluster = ALONE,
     initial_weights: Sequence[np.ndarray] | None = None,
+    is_easy: np.ndarray | None = None,
 ) -> keras.Model:
     """Trains the network of `layers`, and writes its learning curves to `history_path`, as CSV.
 
@@ -210,7 +213,9 @@ def train_model(
         return model
 
     history = History(history_path, checkpoint.rows, cluster.is_chief)
-    model = fit_model(build, recipe, train_set, checkpoint, callbacks=[history], val_set=val_set, cluster=cluster)
+    model = fit_model(
+        build, recipe, train_set, checkpoint, callbacks=[history], val_set=val_set, cluster=cluster, is_easy=is_easy
+    )
     float32_model = build_model(layers, recipe.seed)
     float32_model.set_weights(model.get_weights())
     return float32_model

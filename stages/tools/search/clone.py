@@ -1,8 +1,8 @@
 """The clone in which a trial runs the pipeline's own stages; it shares the DVC cache of this repository.
 
-A trial is the study narrowed to one candidate, up to `select_model`, with other values of some parameters. It becomes
-an experiment of this repository. Clones, because `dvc exp run --temp` is not made for several at once: it runs the
-first experiment that waits, whoever put it there.
+A trial is the study narrowed to one candidate and its first seed, up to `select_model`, with other values of some
+parameters. It becomes an experiment of this repository. Clones, because `dvc exp run --temp` is not made for several at
+once: it runs the first experiment that waits, whoever put it there.
 """
 
 import json
@@ -22,9 +22,17 @@ from stages.lib.errors import UserError
 from stages.lib.params.yaml_1_2 import read_yaml
 from stages.lib.running.git import check_commits, git_environment
 from stages.lib.storage.files import read_arrays, read_json
+from stages.lib.storage.variant import Variant
 
 FOLDER = Path(".dvc/tmp/search")  # holds the clones of the trials that run; ignored by Git and DVC
-INPUTS = ("stages", "params.yaml", "dvc.yaml", "dvc.lock", ".dvc/config")  # what a trial takes from the commit
+INPUTS = (
+    "stages",
+    "params.yaml",
+    "data/leave_out.csv",
+    "dvc.yaml",
+    "dvc.lock",
+    ".dvc/config",
+)  # what a trial takes from the commit
 TARGET = "select_model"
 GIT = ("git", "-c", "core.hooksPath=/dev/null", "-c", "protocol.file.allow=always")
 """Git without what a user's settings may do to clones: a hook, say, could refuse a trial after its training."""
@@ -130,9 +138,9 @@ def log_path(clone: Path) -> Path:
     return clone.with_name(f"{clone.name}.log")
 
 
-def checkpoint_path(clone: Path, candidate: str) -> Path:
+def checkpoint_path(clone: Path, trained: Variant) -> Path:
     """Names the file that a training writes anew after every epoch."""
-    return clone / f"data/checkpoints/train@{candidate}.npz"
+    return clone / f"data/checkpoints/{trained.run}.npz"
 
 
 def start_training(clone: Path, values: Mapping[str, Any]) -> subprocess.Popen[bytes]:
@@ -165,13 +173,13 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def read_accuracies(clone: Path, candidate: str) -> list[float]:
+def read_accuracies(clone: Path, trained: Variant) -> list[float]:
     """Reads the validation accuracy after each finished epoch of a training that runs; nothing before and after it.
 
     From the checkpoint: where the history is written may lie one of other parameters, which the commit has.
     """
     try:
-        (state,) = read_arrays(checkpoint_path(clone, candidate), "state")
+        (state,) = read_arrays(checkpoint_path(clone, trained), "state")
     except UserError:
         return []
     return [float(row["accuracy"]) for row in json.loads(state.tobytes())["rows"] if row["split"] == "val"]

@@ -147,8 +147,8 @@ def storage_error(url: str | None, error: BaseException) -> UserError:
 def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
     """Names the study after its candidate and a digest of all that makes its trials comparable.
 
-    That is the space and how it is searched, and what dvc.yaml names as the code and the parameters that decide the
-    accuracy; not the number of trials, which may grow.
+    That is the space and how it is searched, the seed, and what dvc.yaml names as the code and the parameters that
+    decide the accuracy; not the number of trials, which may grow.
 
     Args:
         search: the section `search` of params.yaml.
@@ -156,7 +156,9 @@ def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
     """
     pipeline = read_yaml(Path("dvc.yaml"))["stages"]
     stages = [pipeline[name] for name in STAGES]
-    code = run("git", "ls-tree", "HEAD", "--", *(path for stage in stages for path in stage.get("deps", [])))
+    paths = [path for stage in stages for path in stage.get("deps", [])]
+    paths = [path.replace("${prepare.leave_out}", params["prepare"]["leave_out"]) for path in paths]
+    code = run("git", "ls-tree", "HEAD", "--", *paths)
     fixed = copy.deepcopy(dict(params))
     for key in search.space:
         section, name = find_section(fixed, key)
@@ -166,8 +168,8 @@ def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
         named = key.replace("${item.model}", search.model).replace("${item.augmentation}", search.augmentation)
         section, name = find_section(fixed, named)
         values[named] = section[name]
-    searched = search.model_dump(mode="json", exclude={"trials"})
-    content = json.dumps([searched, values, [stage["cmd"] for stage in stages], code], sort_keys=True)
+    searched, seed = search.model_dump(mode="json", exclude={"trials"}), params["study"]["seeds"][0]
+    content = json.dumps([searched, seed, values, [stage["cmd"] for stage in stages], code], sort_keys=True)
     return f"{search.candidate}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 

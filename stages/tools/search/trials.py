@@ -23,6 +23,7 @@ from optuna.trial import TrialState
 from tqdm import tqdm
 
 from stages.lib.errors import UserError
+from stages.lib.storage.variant import Variant
 from stages.lib.training.divergence import DivergedError
 from stages.tools.search.clone import (
     FOLDER,
@@ -61,6 +62,11 @@ class Job:
     repository: Repository  # that trials clone
     place: str  # this machine and folder
     stop: threading.Event  # is set when the trials that run here are to be stopped
+
+    @property
+    def trained(self) -> Variant:
+        """Names the model that a trial trains: the candidate with the first seed of the study."""
+        return Variant("train", self.search.model, self.search.augmentation, self.params["study"]["seeds"][0])
 
     def find_clone(self, number: int) -> Path:
         """Returns the path of a trial's clone, which its experiment is named after."""
@@ -163,8 +169,9 @@ def run_trial(job: Job, trial: optuna.Trial) -> float:
         raise optuna.TrialPruned(str(error)) from error
     make_clone(job.repository, clone)
     move_checkpoint(job, trial, clone)
-    candidate = {"study.models": [job.search.model], "study.augmentations": [job.search.augmentation]}
-    process = start_training(clone, {**values, **candidate})
+    study = {"study.models": [job.search.model], "study.augmentations": [job.search.augmentation]}
+    seeds = {f"{section}.seeds": [job.trained.seed] for section in ("study", "prune", "shrink")}
+    process = start_training(clone, {**values, **study, **seeds})
     try:
         follow(job, trial, clone, process, epochs=values.get("train.epochs", job.params["train"]["epochs"]))
     finally:
@@ -193,7 +200,7 @@ def move_checkpoint(job: Job, trial: optuna.Trial, clone: Path) -> None:
     """Takes the checkpoint of the trial that this one repeats, if it ran here; `train` checks that it is its own."""
     for number in RetryHeartbeatStaleTrialCallback.retry_history(trial.study.trials[trial.number]):
         left = job.find_clone(number)
-        checkpoint, ours = (checkpoint_path(folder, job.search.candidate) for folder in (left, clone))
+        checkpoint, ours = (checkpoint_path(folder, job.trained) for folder in (left, clone))
         if checkpoint.exists():
             ours.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.replace(ours)
@@ -211,7 +218,7 @@ def follow(job: Job, trial: optuna.Trial, clone: Path, process: subprocess.Popen
     while process.poll() is None:
         if job.stop.wait(POLL_SECONDS):
             raise StoppedError
-        for point, accuracy in compare_points(read_accuracies(clone, job.search.candidate), epochs).items():
+        for point, accuracy in compare_points(read_accuracies(clone, job.trained), epochs).items():
             if point > reported:
                 trial.report(accuracy, point)
                 reported = point
