@@ -15,9 +15,14 @@ os.environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
 os.environ |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory", "GIT_CONFIG_VALUE_0": "*"}
 
 
+FIRST = ("resume", "stages", "search", "experiments", "remotes", "tasks", "multiworker")
+"""The files that take longest. The first one makes its own clone, the second one that which most files need."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest file first: it makes its own clone, while another process makes the one that most files need."""
-    items.sort(key=lambda item: item.path.name != "test_resume.py")
+    """Puts the longest files first, so that no process still runs one when the others are done."""
+    places = {f"test_{name}.py": place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(FIRST)))
 
 
 @pytest.fixture
@@ -39,12 +44,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         folder = shared / "finished"
         if not folder.exists():
-            make_clone(shared / "unfinished")
-            dvc(shared / "unfinished", "repro")
-            run(shared / "unfinished", sys.executable, "-m", "stages.tools.record_times")
-            dvc(shared / "unfinished", "repro")  # what shows times shows the recorded ones
-            commit(shared / "unfinished")
-            (shared / "unfinished").rename(folder)
+            unfinished = shared / "unfinished"
+            make_clone(unfinished)
+            dvc(unfinished, "repro", "--glob", "evaluate*", "export@*")
+            run(unfinished, sys.executable, "-m", "stages.tools.record_times")
+            dvc(unfinished, "repro")  # what shows times shows the recorded ones
+            commit(unfinished)
+            unfinished.rename(folder)
     return folder
 
 

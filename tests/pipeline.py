@@ -101,7 +101,7 @@ def make_clone(folder: Path) -> None:
     folder.mkdir()
     listed = run(ROOT, "git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
     for name in listed:
-        is_output = name.startswith("data/") and name != "data/recorded_times.json"
+        is_output = name.startswith("data/") and name not in ("data/recorded_times.json", "data/leave_out.csv")
         if (ROOT / name).is_file() and not is_output and name != "dvc.lock":
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -113,8 +113,10 @@ def make_clone(folder: Path) -> None:
         preview={"versions": 2},
         models=MODELS,
         study={"models": ["tiny", "thin"], "augmentations": ["none", "strong"]},
-        train={"epochs": 2, "batch_size": 64},
+        train={"epochs": 2, "clean_epochs": 1, "batch_size": 64},
+        finish={"epochs": 2, "clean_epochs": 1},
         evaluate={"gallery_images": 3},
+        audit={"gallery_images": 3},
         prune={
             "rankings": ["lamp"],
             "sparsities": [0.5, 0.75],

@@ -1,6 +1,8 @@
 """The files of a finished run of two models, small and third, with few bytes: for tests of stages that sum up."""
 
+from collections.abc import Sequence
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,19 @@ from sections import replace
 
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params, StudyParams
+from stages.lib.results.rows import find_evaluated
 from stages.lib.storage.files import write_arrays, write_bytes, write_csv, write_json
+from stages.lib.storage.variant import Variant, name_finished
 
 ACCURACY = {"small-none": 0.90, "small-flip": 0.94, "third-none": 0.91, "third-flip": 0.941}
+FINISHED = 0.95
+"""Accuracies on validation images, of candidates and of the finished model, with the first seed."""
+
 CHOSEN = "small-flip"
+SEED, OTHER_SEED = 42, 7
+GAIN = 0.01
+"""What a model with the other seed has more, in every accuracy, where the run has that seed."""
+
 RANKINGS, SPARSITIES = ("uniform", "lamp"), (0.5, 0.9)
 WAYS, SHARES = ("magnitude", "scratch"), (0.5, 0.25)
 NUM_VAL, NUM_TEST = 200, 100
@@ -32,14 +43,29 @@ SHIPPED = {
 }
 
 
-def make_params() -> Params:
+def make_study(
+    models: Sequence[str] = ("small", "third"),
+    augmentations: Sequence[str] = ("none", "flip"),
+    seeds: Sequence[int] = (SEED,),
+) -> StudyParams:
+    """Makes the study of the run, or a part of it."""
+    return replace(_COMMITTED.study, models=tuple(models), augmentations=tuple(augmentations), seeds=tuple(seeds))
+
+
+def make_params(seeds: Sequence[int] = (SEED,)) -> Params:
     """Makes the params of the run."""
     return replace(
         _COMMITTED,
-        study=StudyParams(models=("small", "third"), augmentations=("none", "flip")),
-        prune=replace(_COMMITTED.prune, rankings=RANKINGS, sparsities=SPARSITIES),
-        shrink=replace(_COMMITTED.shrink, filters=WAYS, macs_shares=SHARES),
+        study=make_study(seeds=seeds),
+        prune=replace(_COMMITTED.prune, rankings=RANKINGS, sparsities=SPARSITIES, seeds=tuple(seeds)),
+        shrink=replace(_COMMITTED.shrink, filters=WAYS, macs_shares=SHARES, seeds=(SEED,)),
     )
+
+
+def trained(key: str, seed: int = SEED) -> Variant:
+    """Names the model of a candidate."""
+    model, augmentation = key.split("-")
+    return Variant("train", model, augmentation, seed)
 
 
 def predict(accuracy: float) -> np.ndarray:
@@ -48,17 +74,17 @@ def predict(accuracy: float) -> np.ndarray:
     return np.where(is_right, LABELS, 1 - LABELS).astype(np.uint8)
 
 
-def write_candidate(key: str, accuracy: float) -> None:
-    """Writes what train and evaluate write of one candidate."""
-    folder = Path("data/train") / key
-    write_bytes(folder / "model.h5", f"the model of {key}".encode() * 100)
-    write_json(folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25})
+def write_trained(variant: Variant, accuracy: float) -> None:
+    """Writes what train or finish, and then evaluate, write of one model."""
+    write_bytes(variant.folder / "model.h5", f"the model of {variant.run}".encode() * 100)
+    write_json(variant.folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25})
     curve = [{"epoch": 1, "split": split, "accuracy": accuracy} for split in ("train", "val")]
-    write_csv(folder / "history.csv", curve)
+    write_csv(variant.folder / "history.csv", curve)
     measured = {"test_accuracy": accuracy - 0.01, "test_loss": 0.3, "calibration_error": 0.02}
-    write_json(Path(f"data/evaluate/{key}/metrics.json"), measured | {"test_accuracy_under_flip": accuracy - 0.1})
+    measured["test_accuracy_under_flip"] = accuracy - 0.1
+    write_json(find_evaluated(variant) / "metrics.json", measured)
     predicted = {"as_they_are": predict(accuracy - 0.01), "under_flip": predict(accuracy - 0.1)}
-    write_arrays(Path(f"data/evaluate/{key}/predictions.npz"), labels=LABELS, **predicted)
+    write_arrays(find_evaluated(variant) / "predictions.npz", labels=LABELS, **predicted)
 
 
 def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> None:
@@ -75,22 +101,35 @@ def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> N
     write_json(Path(f"data/export/{source}/{name}/metrics.json"), metrics)
 
 
-def write_version(source: str, way: str, target: float, accuracy: float, **cost: float) -> None:
-    """Writes what prune or shrink, and then export, write of one version of the chosen model."""
-    folder, size = Path(f"data/{source}/{way}/{target}"), round(4000 * target)
-    accuracies = {"val_accuracy": accuracy, "test_accuracy": 0.92}
+def write_version(variant: Variant, accuracy: float, gain: float = 0, **cost: float) -> None:
+    """Writes what prune or shrink, and then export, write of one version of the finished model."""
+    target = float(variant.target)
+    folder, size = variant.folder, round(4000 * target)
+    accuracies = {"val_accuracy": round(accuracy + gain, 4), "test_accuracy": 0.92 + gain}
     write_json(folder / "metrics.json", {**cost, **accuracies, "size_bytes": 2 * size, "gzip_size_bytes": size})
     macs = {"dense_macs": 900_000, "macs": round(900_000 * target)}
     conv = {"layer": "conv1", "weights": 10, "zeros": 1, "sparsity": "0.250000", **macs}
     write_csv(folder / "layers.csv", [conv, conv | {"layer": "conv1_bn", "dense_macs": 0, "macs": 0}])
-    write_exported(source, f"{way}-{target}", accuracy, size)
+    if variant.seed == SEED:
+        write_exported(variant.source, variant.name, accuracy, size)
 
 
-def write_run() -> None:
-    """Writes all files of the run, no times among them."""
+def write_pruned(seed: int, gain: float) -> None:
+    """Writes what prune writes of one finished model."""
+    for ranking, sparsity in product(RANKINGS, SPARSITIES):
+        zeros: dict[str, float] = {"sparsity": sparsity - 0.001, "nonzero_macs": round(1_000_000 * (1 - sparsity))}
+        write_version(Variant("prune", ranking, sparsity, seed), round(0.93 - sparsity / 100, 4), gain, **zeros)
+
+
+def write_run(seeds: Sequence[int] = (SEED,)) -> None:
+    """Writes all files of the run, no times among them; with the first seed alone models are shrunk."""
     write_arrays(Path("data/prepare/val.npz"), labels=np.zeros(NUM_VAL, np.uint8))
-    for key, accuracy in ACCURACY.items():
-        write_candidate(key, accuracy)
+    for number, seed in enumerate(seeds):
+        gain = GAIN * number
+        for key, accuracy in ACCURACY.items():
+            write_trained(trained(key, seed), accuracy + gain)
+        write_trained(name_finished(seed), FINISHED + gain)
+        write_pruned(seed, gain)
     layer = {"layer": "conv1", "kind": "conv", "output_shape": "3x3", "receptive_field_px": 3, "parameters": 9}
     for model, macs in (("small", 1_000_000), ("third", 3_000_000)):
         cost = {"macs": macs, "flops": 2 * macs, "parameters": macs // 10, "receptive_field_px": 16}
@@ -99,29 +138,24 @@ def write_run() -> None:
             Path(f"data/complexity/{model}/layers.csv"), [layer | {"macs": 9, "macs_share": 1, "parameters_share": 1}]
         )
         write_exported("train", f"{model}-flip", 0.94, macs // 250)
-    for ranking in RANKINGS:
-        for sparsity in SPARSITIES:
-            zeros: dict[str, float] = {"sparsity": sparsity - 0.001, "nonzero_macs": round(1_000_000 * (1 - sparsity))}
-            write_version("prune", ranking, sparsity, round(0.93 - sparsity / 100, 4), **zeros)
-    for way in WAYS:
-        for share in SHARES:
-            costs = {"macs": round(960_000 * share), "parameters": round(90_000 * share)}
-            write_version("shrink", way, share, round(0.9 + share / 100, 4), **costs)
+    write_exported("finish", "finished", FINISHED, 4000)
+    for way, share in product(WAYS, SHARES):
+        costs = {"macs": round(960_000 * share), "parameters": round(90_000 * share)}
+        write_version(Variant("shrink", way, share, SEED), round(0.9 + share / 100, 4), **costs)
     model, augmentation = CHOSEN.split("-")
     write_json(Path("data/select_model/choice.json"), {"model": model, "augmentation": augmentation})
-    write_bytes(Path("data/select_model/model.h5"), Path(f"data/train/{CHOSEN}/model.h5").read_bytes())
     write_json(Path("data/ship/model.json"), SHIPPED)
     for name in ("frontier", "latency"):
         rows = [{"name": "lamp-0.9", "format": "tflite", "precision": p, "cpu": "a CPU"} for p in ("float32", "int8")]
         write_csv(Path(f"data/frontier/{name}.csv"), rows)
 
 
-def write_training_time(key: str, **changes: object) -> None:
+def write_training_time(variant: Variant, **changes: object) -> None:
     """Writes what training leaves in data/timing."""
     timing = {"seconds": 61.5, "images_per_second": 100, "policy": "float32", "cpu": "a CPU", "num_cpus": 2}
     timing |= {"date": "2020-01-01", "python": "3.11.9"}
-    digest = sha256(Path(f"data/train/{key}/model.h5").read_bytes()).hexdigest()
-    write_json(Path(f"data/timing/training/{key}.json"), timing | {"model_sha256": digest} | changes)
+    digest = sha256((variant.folder / "model.h5").read_bytes()).hexdigest()
+    write_json(Path(f"data/timing/training/{variant.run}.json"), timing | {"model_sha256": digest} | changes)
 
 
 def write_stage_time(name: str, seconds: float = 1.5) -> None:

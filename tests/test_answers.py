@@ -1,5 +1,6 @@
 """The sentences say what the numbers say, whichever way they go."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from stages.lib.report.answers import (
     Layer,
     MeasuredCandidate,
     answer_arithmetic,
+    answer_audit,
     answer_augmentation,
     answer_choice,
     answer_classes,
@@ -16,6 +18,7 @@ from stages.lib.report.answers import (
     answer_confusion,
     answer_curves,
     answer_frontier,
+    answer_ood,
     answer_pruning,
     answer_receptive_field,
     answer_shipped,
@@ -33,6 +36,7 @@ from stages.lib.results.comparisons import (
     CANDIDATES,
     DISTORTED,
     FILES,
+    FINISHED,
     UNKNOWN,
     WAYS,
     WORSE,
@@ -45,16 +49,33 @@ IMAGES = {"val": 1_000, "test": 10_000}
 
 
 def candidate(model: str, augmentation: str, test: float, px: int = 10, **under: float) -> MeasuredCandidate:
-    return MeasuredCandidate(model, augmentation, test, 0.0, 100, 10, px, test, 0.0, 0.0, under, None)
+    return MeasuredCandidate(
+        model=model,
+        augmentation=augmentation,
+        seeds="42",
+        val_accuracy=test,
+        val_accuracy_sd=None,
+        val_loss=0.0,
+        macs=100,
+        parameters=10,
+        receptive_field_px=px,
+        test_accuracy=test,
+        test_accuracy_sd=None,
+        test_loss=0.0,
+        calibration_error=0.0,
+        under=under,
+        training_seconds=None,
+    )
 
 
-def file(way: str, target: float, test: float, row_type: type[Any] = ModelFile, **values: Any) -> Any:
+def file(way: str, target: float | str, test: float, row_type: type[Any] = ModelFile, **values: Any) -> Any:
     """A pruned file, or what `values` say."""
     known: dict[str, Any] = {
         "name": f"{way}-{target}",
         "kind": "pruned",
         "way": way,
         "target": str(target),
+        "seed": 42,
         "format": "keras",
         "precision": "float32",
         "val_accuracy": test,
@@ -121,27 +142,38 @@ def test_what_was_left_out_is_not_compared() -> None:
 def test_shipped_file_is_compared_with_what_it_replaces(size: int, ratio: str) -> None:
     shipped = {"name": "lamp-0.9", "source": "prune", "precision": "int8", "test_accuracy": 0.94}
     shipped |= {"gzip_size_bytes": size, "num_images": IMAGES}
-    dense = file("x", 0, 0.945, name="x-y", gzip_size_bytes=400)
-    rows = [compared(FILES["pruned"], name, "x-y", gap) for name, gap in (("lamp-0.9", 0.1), ("lamp-0.9 int8", -0.005))]
+    dense = file("finished", "", 0.945, name="finished", gzip_size_bytes=400)
+    rows = [
+        compared(FILES["pruned"], name, "finished", gap) for name, gap in (("lamp-0.9", 0.1), ("lamp-0.9 int8", -0.005))
+    ]
     answer = answer_shipped(shipped, dense, 0.8958, find_comparison_with_dense(rows, shipped))
     assert "gets 94.00 % (93.5 to 94.4) of 10,000 test images right: worse than the dense float32 file of the" in answer
-    assert f"chosen model (x-y) by 0.50 points (0.20 to 0.80). Gzipped it is {ratio} than that file." in answer
+    assert f"finished model by 0.50 points (0.20 to 0.80). Gzipped it is {ratio} than that file." in answer
     assert "It has 4.42 points more than the 89.58 % (89.0 to 90.2) that the study published" in answer
     itself = answer_shipped(shipped, dense, None, find_comparison_with_dense([], shipped))
-    assert "test images right: it is the dense float32 file of the chosen model (x-y)." in itself
+    assert "test images right: it is the dense float32 file of the finished model." in itself
     assert "study" not in itself
 
 
-def test_choice_tells_how_many_others_do_better_on_test_images() -> None:
+FINISHED_FILE = file("finished", "", 0.95, name="finished")
+BECAME = (
+    "Trained for longer, it is the finished model, from which all that follows is made: 95.00 % (94.6 to 95.4) of the "
+    "test images right, better than before by 5.00 points (4.70 to 5.30)."
+)
+
+
+def test_choice_tells_how_many_others_do_better_on_test_images_and_what_longer_training_gave() -> None:
+    gain = compared(FINISHED, "finished", "a-x", 0.05)
     rows = [compared(CANDIDATES, "b", "a", -0.01), compared(CANDIDATES, "c", "a", 0.01)]
     rows += [compared(CANDIDATES, name, "a", 0.001, UNKNOWN) for name in ("d", "e")]
-    rows += [compared("another", "f", "a", 0.1)]
-    assert answer_choice(candidate("a", "x", 0.9), "Because.", rows, IMAGES) == (
+    rows += [compared("another", "f", "a", 0.1), gain]
+    assert answer_choice(candidate("a", "x", 0.9), "Because.", FINISHED_FILE, rows, IMAGES) == (
         "Because. On the test images, which chose nothing, it has 90.00 % (89.4 to 90.6): of the other 4, 1 does "
         "better and 1 worse; for 2, no difference can be told from 10,000 images. Paired tests on the same images, "
-        "corrected (Holm) within a family of 4."
+        f"corrected (Holm) within a family of 4. {BECAME}"
     )
-    assert answer_choice(candidate("a", "x", 0.9), "It is alone.", [], IMAGES) == "It is alone."
+    alone = answer_choice(candidate("a", "x", 0.9), "It is alone.", FINISHED_FILE, [gain], IMAGES)
+    assert alone == f"It is alone. {BECAME}"
 
 
 AUGMENTED = [candidate(model, name, 0.9) for model in ("a", "b") for name in ("plain", "blur", "turn")]
@@ -156,18 +188,19 @@ def test_augmentation_is_judged_on_images_as_they_are_and_distorted() -> None:
         compared(DISTORTED, "a-blur", "a-plain", 0.2),
         compared(DISTORTED, "b-blur", "b-plain", 0.4),
     ]
-    assert answer_augmentation(AUGMENTED, "plain", rows) == (
+    assert answer_augmentation(AUGMENTED, "plain", rows, 5, 0.5) == (
         "On test images as they are, blur made 1 of 2 models better: against plain and averaged over 2 models, blur "
         "gained 1.55 points (better for 1 and no difference can be told for 1) and turn lost 1.50 points (worse for "
         "2). On test images distorted in the way that the model was trained for, blur gained 30.00 points (better for "
         "2). Paired tests on the same images, corrected (Holm) within families of 4 and 2. They tell these models "
-        "apart; another seed would give others."
+        "apart, each after 5 epochs of 50 % of the training images; another seed, or another length of training, would "
+        "give others."
     )
 
 
 def test_augmentation_that_changes_nothing_distorts_nothing_and_makes_nothing_better() -> None:
     rows = [candidate("a", "plain", 0.9), candidate("a", "idle", 0.9)]
-    answer = answer_augmentation(rows, "plain", [compared(AUGMENTATION, "a-idle", "a-plain", 0.0, UNKNOWN)])
+    answer = answer_augmentation(rows, "plain", [compared(AUGMENTATION, "a-idle", "a-plain", 0.0, UNKNOWN)], 1, 1.0)
     told = (
         "of no augmentation can it be told that it made a model better: against plain and averaged over 1 model, idle"
     )
@@ -175,10 +208,18 @@ def test_augmentation_that_changes_nothing_distorts_nothing_and_makes_nothing_be
     assert "distorted" not in answer
 
 
+def test_means_over_seeds_are_told_apart_from_tests_of_one_seed() -> None:
+    rows = [replace(one, seeds="42 43") for one in AUGMENTED]
+    tests = [compared(AUGMENTATION, "a-blur", "a-plain", 0.0, UNKNOWN)]
+    told = "Accuracies are means over seeds; the tests compare the models of seed 42."
+    assert told in answer_augmentation(rows, "plain", tests, 1, 1.0)
+    assert told not in answer_augmentation(AUGMENTED, "plain", tests, 1, 1.0)
+
+
 def test_augmentation_without_a_comparison_says_so() -> None:
     rows = [candidate("a", "blur", 0.9)]
-    assert "so nothing says whether it helped" in answer_augmentation(rows, None, [])
-    assert "without augmentation" in answer_augmentation([candidate("a", "plain", 0.9)], "plain", [])
+    assert "so nothing says whether it helped" in answer_augmentation(rows, None, [], 1, 1.0)
+    assert "without augmentation" in answer_augmentation([candidate("a", "plain", 0.9)], "plain", [], 1, 1.0)
 
 
 @pytest.mark.parametrize(("large", "verb"), [(0.95, "rises with"), (0.85, "does not always rise with")])
@@ -312,14 +353,30 @@ SURE = {
 
 
 def test_what_the_temperature_gave_and_what_is_answered_is_told() -> None:
-    assert answer_confidence(SURE, "a-x", 0.09).partition("are right. ")[2] == (
+    assert answer_confidence(SURE, 0.09).partition("are right. ")[2] == (
         "Its calibration error is 0.80 %; it would be 8.70 % without the temperature of 0.6125 that was fitted on "
-        "validation images, and is 9.00 % in a-x, which has none. At a confidence of 75.00 % or more, which validation "
-        "images chose, it is sure: so it answers 80.00 % (79.2 to 80.8) of the test images, and 99.00 % (98.8 to 99.2) "
-        "of these answers are right."
+        "validation images, and is 9.00 % in the finished model, which has none. At a confidence of 75.00 % or more, "
+        "which validation images chose, it is sure: so it answers 80.00 % (79.2 to 80.8) of the test images, "
+        "and 99.00 % (98.8 to 99.2) of these answers are right."
     )
-    nothing = answer_confidence(SURE | {"answered": {"images": 0, "coverage": 0.0}}, "a-x", 0.09)
+    nothing = answer_confidence(SURE | {"answered": {"images": 0, "coverage": 0.0}}, 0.09)
     assert nothing.endswith("It is sure of no test image, by the confidence that validation images chose.")
+
+
+def test_what_digits_are_taken_for_sure_is_told_with_both_scores() -> None:
+    shares = {"known_answered": 0.8, "others_answered": 0.01, "confidence_auroc": 0.95, "energy_score_auroc": 0.9}
+    shares |= {"confidence_fpr_at_95_tpr": 0.3, "energy_score_fpr_at_95_tpr": 0.4}
+    ends = {
+        f"{name}_{end}": share + by for name, share in shares.items() for end, by in (("low", -0.01), ("high", 0.02))
+    }
+    assert answer_ood({"num_known": 10_000, "num_others": 1_797, **shares, **ends}) == (
+        "The shipped file has learned its classes alone, and calls whatever it is shown one of them. It is sure enough "
+        "to answer for 1.00 % (0.0 to 3.0) of 1,797 handwritten digits, and for 80.00 % (79.0 to 82.0) of the 10,000 "
+        "test images. Of a test image and a digit, the test image has the higher confidence in 95.00 % (94.0 to 97.0) "
+        "of all pairs (AUROC), and the higher energy score in 90.00 % (89.0 to 92.0). A limit that lets in 95 % of the "
+        "test images lets in 30.00 % (29.0 to 32.0) of the digits by confidence, and 40.00 % (39.0 to 42.0) by energy "
+        "score. Digits are thin lines: what fills the picture may fool it far more often."
+    )
 
 
 @pytest.mark.parametrize(
@@ -328,25 +385,25 @@ def test_what_the_temperature_gave_and_what_is_answered_is_told() -> None:
 )
 def test_confidence_is_too_small_too_large_or_right(confidence: float, words: str) -> None:
     shipped = SURE | {"mean_confidence": confidence}
-    answer = answer_confidence(shipped, "a-x", 0.09)
+    answer = answer_confidence(shipped, 0.09)
     assert f"trusts itself {words}" in answer
     assert "94.00 % (93.5 to 94.4) of its answers are right" in answer
 
 
 def test_confusion_counts_both_directions_of_a_pair() -> None:
     confusion = {("a", "a"): 90, ("a", "b"): 3, ("b", "a"): 3, ("a", "c"): 4}
-    assert answer_confusion(confusion, ["a", "b", "c"], "m") == (
-        "m gets 10 of 100 test images wrong. The classes it mixes up most are a and b: 60 % of its mistakes are one "
-        "taken for the other."
+    assert answer_confusion(confusion, ["a", "b", "c"]) == (
+        "The finished model gets 10 of 100 test images wrong. The classes it mixes up most are a and b: 60 % of "
+        "its mistakes are one taken for the other."
     )
-    assert answer_confusion({("a", "a"): 9}, ["a"], "m") == "m gets every test image right."
+    assert answer_confusion({("a", "a"): 9}, ["a"]) == "The finished model gets every test image right."
 
 
 def test_times_are_told_where_they_are_known() -> None:
     files = [
-        timed("dense", "d", "int8", 0.1),
+        timed("dense", "finished", "int8", 0.1),
         timed("pruned", "lamp-0.5", "int8", 0.2),
-        timed("dense", "d", "float32", 0.4),
+        timed("dense", "finished", "float32", 0.4),
         timed("shrunk", "random-0.5", "float32", 0.1, macs=10),
     ]
     times = {(one.kind, one.name, one.precision): one for one in files}
@@ -355,14 +412,52 @@ def test_times_are_told_where_they_are_known() -> None:
     )
     assert (
         "in int8 the pruned files are 2.0 times slower than the dense one (0.200 ms at the median)"
-        in tell_pruned_times(times, "d")
+        in tell_pruned_times(times)
     )
-    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], times, "d") == (
+    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], times) == (
         "With 4.0 times fewer MACs, random-0.5 in float32 is 4.0 times faster than the whole model (0.100 ms an image)."
     )
 
 
+def make_audit(exact: int, near: int, **parts: tuple[int, float]) -> dict[str, Any]:
+    """Makes data/audit/metrics.json of these pairs, of the images and the accuracy of each part."""
+    none = {"exact": 0, "near": 0, "two_labels": 0}
+    measured = {name: {"images": images, "accuracy": accuracy} for name, (images, accuracy) in parts.items()}
+    return {
+        "min_similarity": 0.995,
+        "duplicates": {"files": {"train": none | {"near": near}, "train_t10k": none | {"exact": exact}}},
+        "suspects": {"val": {"images": 2_000, "suspects": 7}, "test": {"images": 1_000, "suspects": 0}},
+        "test_accuracy": measured,
+    }
+
+
+def test_the_images_are_told_to_hold_what_the_audit_counted() -> None:
+    parts = {"all": (1_000, 0.9), "without_duplicates": (998, 0.8998), "with_duplicates": (2, 1.0)}
+    assert answer_audit(make_audit(1, 90, **parts)) == (
+        "The original files hold 1 pair of equal images and 90 pairs of near duplicates, whose pixels correlate by "
+        "0.995 or more. Of the 1,000 test images, 2 have such a duplicate among the training images: the finished "
+        "model gets 100.00 % (34.2 to 100.0) of these right, 89.98 % (88.0 to 91.7) of the others and 90.00 % (88.0"
+        " to 91.7) of all. By what the candidates say, the labels of 7 of 2,000 validation images and 0 of 1,000 "
+        "test images are in doubt (confident learning)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        ({"without_duplicates": (10, 0.9)}, "images, none has such a duplicate among the training images. By"),
+        ({"without_duplicates": (9, 8 / 9), "with_duplicates": (1, 1.0)}, "images, 1 has such a duplicate"),
+        ({"with_duplicates": (10, 0.9)}, "of these right and 90.00 % (59.6 to 98.2) of all. By"),
+    ],
+)
+def test_parts_of_the_test_images_that_are_empty_are_not_told_of(parts: dict[str, Any], told: str) -> None:
+    text = answer_audit(make_audit(0, 0, all=(10, 0.9), **parts))
+
+    assert text.startswith("The original files hold no pairs of equal images and no pairs of near duplicates, ")
+    assert told in text
+
+
 def test_times_that_were_not_measured_are_not_made_up() -> None:
     assert tell_shipped_time(None, 0.4) == "Its time was not measured here."
-    assert tell_pruned_times({}, "d") == "Times were not measured here."
-    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], {}, "d") == "Times were not measured here."
+    assert tell_pruned_times({}) == "Times were not measured here."
+    assert tell_shrunk_times([shrunk("random", 0.5, 0.9)], {}) == "Times were not measured here."

@@ -21,9 +21,17 @@ def test_names_are_read_in_the_order_of_the_keywords(monkeypatch: pytest.MonkeyP
 
 def test_a_dotted_key_stands_for_the_names_that_params_yaml_has_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["stage.py", "fifth", "lamp"])
+    monkeypatch.setattr(sys, "argv", ["stage.py", "fifth", "lamp", "42"])
 
-    assert parse_names(None, model="models", ranking="prune.rankings") == ["fifth", "lamp"]
+    assert parse_names(None, model="models", ranking="prune.rankings", seed="study.seeds") == ["fifth", "lamp", "42"]
+
+
+def test_a_seed_that_the_study_does_not_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["stage.py", "7"])
+
+    with pytest.raises(UserError, match=r"^seed: unknown name '7'; known: 42$"):
+        parse_names(None, seed="study.seeds")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import itertools
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ from tiny import NONE, make_recipe
 
 from stages.lib.network.keras2 import tf
 from stages.lib.params.sections import AugmentationParams
-from stages.lib.training.batches import count_steps, training_batches, validation_batches
+from stages.lib.training.batches import count_seen, count_steps, find_easy, training_batches, validation_batches
 from stages.lib.training.cluster import ALONE, Cluster
 
 NUM_IMAGES = 10
@@ -19,7 +20,9 @@ LABELS = np.arange(NUM_IMAGES, dtype=np.uint8) % 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 4, 4), np.uint8)
 IMAGES[:, 0, 0] = np.arange(NUM_IMAGES)  # the first pixel tells which image it is
 
-Batches = list[tuple[np.ndarray, np.ndarray]]
+EASY = np.arange(NUM_IMAGES) < 6
+
+Batches = list[tuple[np.ndarray, ...]]
 
 
 def run(
@@ -27,20 +30,21 @@ def run(
     num_images: int = NUM_IMAGES,
     first_epoch: int = 0,
     cluster: Cluster = ALONE,
+    is_easy: np.ndarray | None = None,
     **changes: Any,
 ) -> Batches:
     """Returns the batches of a run, by default two epochs of batches of 4 without augmentation."""
     recipe = make_recipe(limits=limits, **{"batch_size": 4, "seed": 1} | changes)
-    batches = training_batches(IMAGES[:num_images], LABELS[:num_images], 3, recipe, first_epoch, cluster)
-    return [(np.asarray(x), np.asarray(y)) for x, y in batches]
+    batches = training_batches(IMAGES[:num_images], LABELS[:num_images], 3, recipe, first_epoch, cluster, is_easy)
+    return [tuple(map(np.asarray, batch)) for batch in batches]
 
 
 def read_order(batches: Batches) -> list[int]:
-    return [round(255 * float(image[0, 0, 0])) for x, _ in batches for image in x]
+    return [round(255 * float(image[0, 0, 0])) for x, *_ in batches for image in x]
 
 
 def as_bytes(batches: Batches) -> list[bytes]:
-    return [x.tobytes() + y.tobytes() for x, y in batches]
+    return [b"".join(part.tobytes() for part in batch) for batch in batches]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +122,7 @@ def test_the_last_epochs_see_the_images_as_they_are_but_mirrored(clean_epochs: i
 def list_mirrored(batches: Batches) -> dict[int, bool]:
     """Tells which images, none of them symmetric, are mirrored."""
     mirrored = {}
-    for x, _ in batches:
+    for x, *_ in batches:
         for image in x[..., 0]:
             (index,) = (i for i in range(NUM_IMAGES) if any(np.allclose(image, v) for v in both_ways(i)))
             mirrored[index] = not np.allclose(image, both_ways(index)[0])
@@ -141,22 +145,79 @@ def test_every_image_is_mirrored_in_every_other_epoch() -> None:
     assert third == first
 
 
-@pytest.mark.parametrize("first_epoch", [0, 1, 2])
-def test_a_run_that_begins_later_goes_on_as_the_whole_run(first_epoch: int) -> None:
-    whole = as_bytes(run(SOMETHING, epochs=3, clean_epochs=1))
+# Easy images
 
-    assert as_bytes(run(SOMETHING, epochs=3, clean_epochs=1, first_epoch=first_epoch)) == whole[3 * first_epoch :]
+
+@pytest.mark.parametrize(
+    ("share", "easy"),
+    [(0, None), (0.3, None), (0.4, [1, 3]), (0.7, [1, 3]), (0.8, [0, 1, 2, 3]), (1, [0, 1, 2, 3])],
+)
+def test_the_easiest_images_are_those_of_the_least_loss_an_even_number_of_them(
+    share: float, easy: list[int] | None
+) -> None:
+    is_easy = find_easy(np.array([0.3, 0.1, 0.2, 0.0, 0.5]), share)
+
+    assert (None if is_easy is None else np.flatnonzero(is_easy).tolist()) == easy
+    assert count_seen(5, is_easy) == 5 - len(easy or []) // 2
+
+
+def test_an_easy_image_is_seen_in_every_other_epoch_and_counts_double_there() -> None:
+    batches = run(epochs=4, is_easy=EASY)
+    epochs = [batches[start : start + 2] for start in (0, 2, 4, 6)]
+    orders = [read_order(epoch) for epoch in epochs]
+
+    assert [len(x) for x, *_ in batches] == [4, 3] * 4
+    for order, epoch in zip(orders, epochs, strict=True):
+        weights = np.concatenate([batch[2] for batch in epoch])
+        assert weights.dtype == np.float32
+        assert weights.tolist() == [2 if EASY[index] else 1 for index in order]
+        assert weights.sum() == NUM_IMAGES
+    for one, following in itertools.pairwise(orders):
+        assert sorted([*one, *following]) == sorted([*range(NUM_IMAGES), *range(6, NUM_IMAGES)])
+    assert len(set(map(tuple, orders))) == 4
+
+
+def test_an_easy_image_is_mirrored_every_other_time_that_it_is_seen() -> None:
+    batches = run(FLIP, epochs=4, is_easy=EASY)
+    first, second, third, fourth = (list_mirrored(batches[start : start + 2]) for start in (0, 2, 4, 6))
+
+    for one, following in ((first, third), (second, fourth)):
+        assert {index: not following[index] for index in one if EASY[index]} == {
+            index: is_mirrored for index, is_mirrored in one.items() if EASY[index]
+        }
+    hard = range(6, NUM_IMAGES)
+    assert [first[index] for index in hard] == [not second[index] for index in hard] == [third[index] for index in hard]
+
+
+def test_another_seed_sees_other_easy_images_first() -> None:
+    assert {tuple(sorted(read_order(run(seed=seed, epochs=1, is_easy=EASY)))) for seed in (1, 2, 3)} != {
+        tuple(sorted(read_order(run(seed=1, epochs=1, is_easy=EASY))))
+    }
+
+
+# Parts of a run
+
+
+@pytest.mark.parametrize(("is_easy", "num_steps"), [(None, 3), (EASY, 2)])
+@pytest.mark.parametrize("first_epoch", [0, 1, 2])
+def test_a_run_that_begins_later_goes_on_as_the_whole_run(
+    first_epoch: int, is_easy: np.ndarray | None, num_steps: int
+) -> None:
+    whole = as_bytes(run(SOMETHING, epochs=3, clean_epochs=1, is_easy=is_easy))
+
+    rest = run(SOMETHING, epochs=3, clean_epochs=1, first_epoch=first_epoch, is_easy=is_easy)
+    assert as_bytes(rest) == whole[num_steps * first_epoch :]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_the_parts_of_the_workers_are_the_batches_of_one(num_workers: int) -> None:
-    whole = run(SOMETHING)
+    whole = run(SOMETHING, is_easy=EASY)
 
-    parts = [run(SOMETHING, cluster=Cluster(num_workers, worker)) for worker in range(num_workers)]
+    parts = [run(SOMETHING, is_easy=EASY, cluster=Cluster(num_workers, worker)) for worker in range(num_workers)]
 
-    for (x, y), *of_workers in zip(whole, *parts, strict=True):
-        assert np.concatenate([part[0] for part in of_workers]).tobytes() == x.tobytes()
-        assert np.concatenate([part[1] for part in of_workers]).tobytes() == y.tobytes()
+    for batch, *of_workers in zip(whole, *parts, strict=True):
+        for index, whole_part in enumerate(batch):
+            assert np.concatenate([part[index] for part in of_workers]).tobytes() == whole_part.tobytes()
         sizes = [len(part[0]) for part in of_workers]
         assert max(sizes) - min(sizes) <= 1
 

@@ -7,6 +7,7 @@ from stages.lib.results.chance import (
     LEVEL,
     add_intervals,
     compare_paired,
+    compute_auroc_interval,
     compute_interval,
     compute_paired_interval,
     correct_by_holm,
@@ -40,6 +41,26 @@ def test_intervals_of_differences_hold_the_truth_in_95_of_100_samples(chances: t
     held = np.mean([one.low <= first - second <= one.high for one in found])
     assert held == pytest.approx(1 - LEVEL, abs=SPREAD)
     assert all(one.low <= one.difference <= one.high for one in found)
+
+
+@pytest.mark.parametrize(("distance", "num_steps"), [(0.0, 1000), (1.0, 1000), (2.0, 1000), (1.0, 3)])
+def test_intervals_of_the_auroc_hold_the_truth_in_95_of_100_samples(distance: float, num_steps: int) -> None:
+    rng = np.random.default_rng(5)
+
+    def draw_scores(mean: float, n: int) -> np.ndarray:
+        return np.rint(rng.normal(mean, 1.0, n) * num_steps)  # with few steps, many are equal
+
+    pairs = draw_scores(distance, 2_000_000) - draw_scores(0.0, 2_000_000)
+    truth = (np.sign(pairs).mean() + 1) / 2
+    found = [compute_auroc_interval(draw_scores(distance, 300), draw_scores(0.0, 100)) for _ in range(NUM_SAMPLES)]
+
+    assert np.mean([low <= truth <= high for low, high in found]) == pytest.approx(1 - LEVEL, abs=SPREAD)
+
+
+def test_the_interval_of_an_auroc_stays_between_0_and_1() -> None:
+    low, high = compute_auroc_interval(np.array([2, 2, 1]), np.array([0, 1]))
+
+    assert 0 < low < 0.9 < high == 1.0
 
 
 @pytest.mark.parametrize("shared", [0.90, 0.50])
@@ -115,13 +136,20 @@ def test_holm_multiplies_by_the_tests_that_are_left_and_keeps_the_order() -> Non
 
 
 def test_every_accuracy_of_a_row_gets_its_interval_by_its_split_and_nothing_else_does() -> None:
-    row = {"name": "a", "val_accuracy": 0.5, "shipped_test_accuracy": None, "test_accuracy_under_flip": 1.0, "macs": 1}
+    row = {
+        "name": "a",
+        "val_accuracy": 0.5,
+        "val_accuracy_sd": 0.01,
+        "shipped_test_accuracy": None,
+        "test_accuracy_under_flip": 1.0,
+        "macs": 1,
+    }
 
     measured = add_intervals(row, {"val": 100, "test": 10})
 
     assert list(measured) == [
         "name",
-        *("val_accuracy", "val_accuracy_low", "val_accuracy_high"),
+        *("val_accuracy", "val_accuracy_low", "val_accuracy_high", "val_accuracy_sd"),
         *("shipped_test_accuracy", "shipped_test_accuracy_low", "shipped_test_accuracy_high"),
         *("test_accuracy_under_flip", "test_accuracy_under_flip_low", "test_accuracy_under_flip_high"),
         "macs",

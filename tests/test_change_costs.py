@@ -9,7 +9,7 @@ import yaml
 from pipeline import MODELS, ROOT, edit_params, list_stages_to_run, run
 
 ALL = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-DEAR = {"train", "prune", "shrink", "export"}
+DEAR = {"train", "finish", "prune", "shrink", "export"}
 """The stages that take minutes."""
 
 
@@ -86,12 +86,21 @@ def test_cost_code_counts_anew_prunes_and_shrinks_and_what_follows_but_trains_no
     assert list_names_at_worst(clone) == ALL - {"download", "prepare", "preview", "train", "evaluate"}
 
 
+def test_an_image_to_leave_out_prepares_anew_and_what_follows(clone: Path) -> None:
+    restore(clone)
+    with (clone / "data/leave_out.csv").open("a") as file:
+        file.write("train,0\n")
+
+    assert list_names(clone) == {"prepare"}
+    assert list_names_at_worst(clone) == ALL - {"validate", "download"}
+
+
 def test_filters_of_one_model_retrain_that_model_alone(clone: Path) -> None:
     restore(clone)
     edit_params(clone, models={"tiny": MODELS["tiny"] | {"blocks": [[6], [8]]}})
 
     stages = list_stages_to_run(clone)
-    assert [stage for stage in stages if stage.startswith("train")] == ["train@tiny-none", "train@tiny-strong"]
+    assert [stage for stage in stages if stage.startswith("train")] == ["train@tiny-none-42", "train@tiny-strong-42"]
     assert [stage for stage in stages if stage.startswith("complexity")] == ["complexity@tiny"]
 
 
@@ -101,7 +110,35 @@ def test_one_regime_retrains_its_candidates_alone(clone: Path) -> None:
     edit_params(clone, augmentations={"strong": strong | {"rotation_degrees": 9}})
 
     stages = [stage for stage in list_stages_to_run(clone) if stage.startswith(("train", "preview"))]
-    assert stages == ["preview@strong", "train@tiny-strong", "train@thin-strong"]
+    assert stages == ["preview@strong", "train@tiny-strong-42", "train@thin-strong-42"]
+
+
+def test_a_longer_last_training_finishes_anew_and_what_follows_and_trains_no_candidate(clone: Path) -> None:
+    restore(clone)
+    edit_params(clone, finish={"epochs": 3})
+
+    following = {"finish", "evaluate_finished", "prune", "shrink", "export", "frontier", "ship", "compare", "report"}
+    assert list_names_at_worst(clone) == {"validate", *following}
+
+
+def test_another_seed_trains_and_measures_its_own_models_and_repeats_none(clone: Path) -> None:
+    restore(clone)
+    edit_params(clone, study={"seeds": [42, 7]})
+
+    stages = list_stages_to_run(clone)
+    seeded = ("train", "evaluate", "finish", "evaluate_finished", "prune", "shrink")
+    keys = [f"{model}-{regime}" for model in ("tiny", "thin") for regime in ("none", "strong")]
+    expected = {"finish@7", "evaluate_finished@7", *(f"{stage}@{key}-7" for stage in seeded[:2] for key in keys)}
+    assert {stage for stage in stages if stage.partition("@")[0] in seeded} == expected
+    assert "select_model" in stages
+
+
+def test_a_seed_that_is_pruned_too_prunes_its_own_model_alone(clone: Path) -> None:
+    restore(clone)
+    edit_params(clone, study={"seeds": [42, 7]}, prune={"seeds": [42, 7]})
+
+    stages = list_stages_to_run(clone)
+    assert [stage for stage in stages if stage.startswith(("prune", "shrink"))] == ["prune@lamp-7"]
 
 
 def test_a_new_key_of_a_late_stage_reruns_that_stage_and_what_follows(clone: Path) -> None:

@@ -21,7 +21,7 @@ from tiny import make_recipe
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import StatelessDropout
 from stages.lib.storage.files import write_arrays
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.variant import Variant, name_finished
 from stages.lib.training import checkpoint as module
 from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
 from stages.lib.training.muon import Muon
@@ -319,8 +319,13 @@ def test_who_is_not_the_chief_neither_reads_nor_writes_nor_removes_the_file(path
     assert path.read_bytes() == before
 
 
-def test_the_state_of_a_run_is_stored_under_the_name_of_its_stage() -> None:
-    assert locate_checkpoint(Variant("train", "third", "flip")) == Path("data/checkpoints/train@third-flip.npz")
+def test_the_state_of_a_run_is_stored_under_a_name_that_no_other_stage_and_seed_has() -> None:
+    for variant, name in (
+        (Variant("train", "third", "flip", 42), "train@third-flip-42"),
+        (name_finished(7), "finish@finished-7"),
+        (Variant("prune", "lamp", 0.5, 42), "prune@lamp-0.5-42"),
+    ):
+        assert locate_checkpoint(variant) == Path(f"data/checkpoints/{name}.npz")
 
 
 # Fingerprints

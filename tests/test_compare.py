@@ -4,29 +4,37 @@ from typing import Any
 import pytest
 from run_files import (
     ACCURACY,
+    FINISHED,
+    NUM_VAL,
+    OTHER_SEED,
+    SEED,
     SHIPPED,
     make_params,
-    write_candidate,
+    trained,
     write_run,
     write_stage_time,
+    write_trained,
     write_training_time,
 )
 
 from stages import compare as stage
 from stages.compare import describe_candidate, read_curves, summarize
 from stages.lib.errors import UserError
-from stages.lib.figures.draw import write_png
-from stages.lib.results.rows import list_variants, read_candidate, read_dense, read_version
+from stages.lib.results.chance import compute_interval
+from stages.lib.results.rows import Candidate, list_variants, read_candidate, read_dense, read_version
 from stages.lib.results.times import Times, read_times
 from stages.lib.storage.files import read_csv, read_json, write_bytes
+from stages.lib.storage.variant import Variant, name_finished
 
 OUTPUT = Path("data/compare")
 PICTURES: tuple[str, ...] = ("comparison", "distortions", "layers", "pruning", "shrinking", "shrunk_layers", "sparsity")
 PICTURES += ("frontier", "macs", "latency")
-TABLES: tuple[str, ...] = ("candidates", "confusion", "curves", "files", "pruning", "shrinking", "sparsity", "timing")
+TABLES: tuple[str, ...] = ("candidates", "confusion", "curves", "files", "pruning", "seeds", "shrinking", "sparsity")
+TABLES += ("timing",)
 FILES = {*[f"{name}.png" for name in PICTURES], *[f"{name}.csv" for name in TABLES], "grid.md", "headline.md"}
 FILES |= {"environment.json", "metrics.json", "test_accuracy.json"}
 NO_TIMES = Times({}, {}, [])
+TRAINED = [*map(trained, ACCURACY), name_finished(SEED)]
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +47,26 @@ def run(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write_all_times() -> None:
-    for key in ACCURACY:
-        write_training_time(key)
-    for name in ("prepare", "train@small-none"):
+    for variant in TRAINED:
+        write_training_time(variant)
+    for name in ("prepare", "train@small-none-42"):
         write_stage_time(name)
 
 
+def read_chosen() -> Candidate:
+    return read_candidate("small", "flip", [SEED])
+
+
 def test_a_candidate_is_one_flat_row() -> None:
-    assert describe_candidate(read_candidate("small", "flip"), NO_TIMES) == {
+    assert describe_candidate(read_chosen(), NO_TIMES) == {
         "model": "small",
         "augmentation": "flip",
+        "seeds": "42",
         "val_accuracy": 0.94,
+        "val_accuracy_sd": None,
         "val_loss": 0.25,
         "test_accuracy": 0.94 - 0.01,
+        "test_accuracy_sd": None,
         "test_loss": 0.3,
         "calibration_error": 0.02,
         "test_accuracy_under_flip": 0.94 - 0.1,
@@ -63,14 +78,17 @@ def test_a_candidate_is_one_flat_row() -> None:
 
 
 def test_a_candidate_has_the_time_of_its_training_where_that_is_known() -> None:
-    write_training_time("small-flip")
-    assert describe_candidate(read_candidate("small", "flip"), read_times([]))["training_seconds"] == 61.5
+    write_training_time(trained("small-flip"))
+    assert describe_candidate(read_chosen(), read_times([]))["training_seconds"] == 61.5
 
 
-def test_the_curves_are_one_table_with_the_candidates_named() -> None:
-    assert read_curves([read_candidate("small", "flip")]) == [
-        {"model": "small", "augmentation": "flip", "epoch": "1", "split": split, "accuracy": "0.94"}
-        for split in ("train", "val")
+def test_the_curves_are_one_table_with_the_candidates_named_and_intervals_where_images_are_new() -> None:
+    named = {"model": "small", "augmentation": "flip", "epoch": "1", "accuracy": "0.94"}
+    low, high = compute_interval(0.94, NUM_VAL)
+
+    assert read_curves([read_chosen()], NUM_VAL) == [
+        {**named, "split": "train", "accuracy_low": "", "accuracy_high": ""},
+        {**named, "split": "val", "accuracy_low": low, "accuracy_high": high},
     ]
 
 
@@ -79,11 +97,12 @@ def interval(name: str, low: float, high: float) -> list[tuple[str, Any]]:
 
 
 def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
-    candidate = read_candidate("small", "flip")
-    dense = read_dense(candidate)
-    pruned = [read_version(variant, dense) for variant in list_variants("prune", ["lamp"], [0.5, 0.9])]
-    shrunk = [read_version(variant, dense) for variant in list_variants("shrink", ["scratch"], [0.5])]
-    summary = summarize(describe_candidate(candidate, NO_TIMES), pruned, shrunk, SHIPPED)
+    candidate = read_chosen()
+    dense = read_dense(name_finished(SEED), candidate)
+    pruned = [read_version(variant, dense) for variant in list_variants("prune", ["lamp"], [0.5, 0.9], SEED)]
+    shrunk = [read_version(variant, dense) for variant in list_variants("shrink", ["scratch"], [0.5], SEED)]
+    finished = {"val_accuracy": FINISHED, "test_accuracy": FINISHED - 0.01, "test_loss": 0.25}
+    summary = summarize(describe_candidate(candidate, NO_TIMES), finished, pruned, shrunk, SHIPPED)
     assert list(summary.items()) == [
         ("chosen", "small-flip"),
         ("val_accuracy", 0.94),
@@ -95,6 +114,11 @@ def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
         ("macs", 1_000_000),
         ("parameters", 100_000),
         ("receptive_field_px", 16),
+        ("finished_val_accuracy", FINISHED),
+        *interval("finished_val_accuracy", 0.9104, 0.9726),  # 190 of 200
+        ("finished_test_accuracy", FINISHED - 0.01),
+        *interval("finished_test_accuracy", 0.8752, 0.9722),  # 94 of 100
+        ("finished_test_loss", 0.25),
         ("shipped", "lamp-0.9, int8"),
         ("shipped_val_accuracy", 0.935),
         *interval("shipped_val_accuracy", 0.8920, 0.9616),  # 187 of 200
@@ -113,19 +137,10 @@ def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
     ]
 
 
-def test_the_stage_writes_its_files_and_the_same_bytes_again(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(stage, "write_png", write_png)
-
-    def read_written() -> dict[str, bytes]:
-        stage.main()
-        return {path.name: path.read_bytes() for path in OUTPUT.iterdir()}
-
-    first = read_written()
-    assert set(first) == FILES
-    assert read_written() == first
-    assert "test accuracy of 0.9300" in capsys.readouterr().out
+def test_the_stage_writes_its_files_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    stage.main()
+    assert {path.name for path in OUTPUT.iterdir()} == FILES
+    assert "the finished model has a test accuracy of 0.9400" in capsys.readouterr().out
 
 
 def test_the_outputs_hold_every_candidate_and_what_became_of_the_choice() -> None:
@@ -135,12 +150,50 @@ def test_the_outputs_hold_every_candidate_and_what_became_of_the_choice() -> Non
     assert all(tested[f"{key}_low"] < tested[key] < tested[f"{key}_high"] for key in ACCURACY)
     assert len(tested) == 3 * len(ACCURACY)
     counts = [(row["actual"], row["predicted"], row["images"]) for row in read_csv(OUTPUT / "confusion.csv")]
-    assert counts == [("Shirt", "Shirt", "46"), ("Shirt", "Bag", "4"), ("Bag", "Shirt", "3"), ("Bag", "Bag", "47")]
+    assert counts == [("Shirt", "Shirt", "47"), ("Shirt", "Bag", "3"), ("Bag", "Shirt", "3"), ("Bag", "Bag", "47")]
     assert len(read_csv(OUTPUT / "curves.csv")) == 8
-    names = ["small-flip", "uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"]
+    names = ["finished", "uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"]
     assert [row["name"] for row in read_csv(OUTPUT / "pruning.csv")] == names
-    names = ["small-flip", "magnitude-0.5", "magnitude-0.25", "scratch-0.5", "scratch-0.25"]
+    names = ["finished", "magnitude-0.5", "magnitude-0.25", "scratch-0.5", "scratch-0.25"]
     assert [row["name"] for row in read_csv(OUTPUT / "shrinking.csv")] == names
+
+
+def test_the_table_of_seeds_has_candidates_the_finished_model_and_compressed_ones() -> None:
+    stage.main()
+    rows = read_csv(OUTPUT / "seeds.csv")
+    compressed = ["uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"]
+    compressed += ["magnitude-0.5", "magnitude-0.25", "scratch-0.5", "scratch-0.25"]
+    assert [row["name"] for row in rows] == [*ACCURACY, "finished", *compressed]
+    lamp = next(row for row in rows if row["name"] == "lamp-0.9")
+    assert list(lamp.items()) == [
+        ("name", "lamp-0.9"),
+        ("seeds", "42"),
+        ("val_accuracy", "0.921"),
+        ("val_accuracy_sd", ""),
+        ("test_accuracy", "0.92"),
+        ("test_accuracy_sd", ""),
+    ]
+
+
+def test_of_several_seeds_tables_have_mean_and_deviation_and_what_ships_is_of_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seeds = (SEED, OTHER_SEED)
+    write_run(seeds)
+    monkeypatch.setattr(stage, "load_params", lambda **_: make_params(seeds))
+    stage.main()
+    rows = {row["name"]: row for row in read_csv(OUTPUT / "seeds.csv")}
+    expected = {"small-flip": ("42 7", "0.945", "0.007071"), "finished": ("42 7", "0.955", "0.007071")}
+    expected |= {"lamp-0.9": ("42 7", "0.926", "0.007071"), "scratch-0.5": ("42", "0.905", "")}
+    shown = {name: tuple(rows[name][key] for key in ("seeds", "val_accuracy", "val_accuracy_sd")) for name in expected}
+    assert shown == expected
+    assert (rows["finished"]["test_accuracy"], rows["finished"]["test_accuracy_sd"]) == ("0.945", "0.007071")
+    assert "| small-flip | 94.50 ± 0.71 % (90.4 to 96.9) | 93.50 ± 0.71 % (" in (OUTPUT / "grid.md").read_text()
+    assert "validation, mean of seeds 42 7" in (OUTPUT / "grid.md").read_text()
+    metrics = read_json(OUTPUT / "metrics.json")
+    assert (metrics["val_accuracy"], metrics["finished_val_accuracy"]) == (0.945, FINISHED)
+    assert metrics["pruned_lamp_0.9_test_accuracy"] == 0.92
+    assert len(read_csv(OUTPUT / "curves.csv")) == 8
 
 
 def test_the_pictures_of_all_files_mark_the_shipped_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,24 +210,25 @@ def test_the_tables_of_the_readme_hold_every_candidate_and_the_shipped_file() ->
     grid, headline = ((OUTPUT / f"{name}.md").read_text() for name in ("grid", "headline"))
     assert [line.split(" | ")[0] for line in grid.splitlines()[2:]] == [f"| {key}" for key in ACCURACY]
     assert (
-        "| small-flip, chosen on validation | 93.00 % (86.3 to 96.6) | 100,000 | 1,000,000 | 2 kB | 0 kB |" in headline
+        "| small-flip, chosen on validation, finished | 94.00 % (87.5 to 97.2) | 100,000 | 1,000,000 | 3 kB | 0 kB |"
+        in headline
     )
     assert "| lamp-0.9, int8, shipped | 92.00 % (85.0 to 95.9) | 100,000 | 1,000,000 | 1 kB | 0 kB |" in headline
 
 
 def test_times_and_environment_are_written_where_that_of_every_training_is_known() -> None:
     write_all_times()
-    write_training_time("small-flip", cpu="another CPU")
+    write_training_time(name_finished(SEED), cpu="another CPU")
     stage.main()
     assert read_json(OUTPUT / "environment.json")["cpu"] == "another CPU"
     assert "Seed 42, trained on 2020-01-01; python 3.11.9." in (OUTPUT / "headline.md").read_text()
-    assert [row["stage"] for row in read_csv(OUTPUT / "timing.csv")] == ["prepare", "train@small-none"]
+    assert [row["stage"] for row in read_csv(OUTPUT / "timing.csv")] == ["prepare", "train@small-none-42"]
 
 
-@pytest.mark.parametrize("key", ACCURACY)
-def test_no_environment_is_given_where_the_training_of_one_model_is_not_known(key: str) -> None:
+@pytest.mark.parametrize("variant", TRAINED, ids=[*ACCURACY, "finished"])
+def test_no_environment_is_given_where_the_training_of_one_model_is_not_known(variant: Variant) -> None:
     write_all_times()
-    write_training_time(key, model_sha256="of an earlier model")
+    write_training_time(variant, model_sha256="of an earlier model")
     stage.main()
     assert read_json(OUTPUT / "environment.json") == {}
     assert read_csv(OUTPUT / "timing.csv") == []
@@ -182,8 +236,9 @@ def test_no_environment_is_given_where_the_training_of_one_model_is_not_known(ke
 
 
 def test_what_is_not_in_params_is_not_read() -> None:
-    write_candidate("gone-none", 1.0)
-    for name in ("train/gone-flip", "evaluate/small-gone", "complexity/gone", "prune/lamp/0.1"):
+    write_trained(trained("gone-none"), 1.0)
+    write_trained(trained("small-flip", OTHER_SEED), 1.0)
+    for name in ("train/gone-flip/42", "evaluate/small-gone/42", "complexity/gone", "prune/lamp/42/0.1", "finish/7"):
         write_bytes(Path(f"data/{name}/metrics.json"), b"no JSON")
     stage.main()
     assert [key for key in read_json(OUTPUT / "test_accuracy.json") if key.endswith(("none", "flip"))] == list(ACCURACY)
@@ -193,16 +248,17 @@ def test_what_is_not_in_params_is_not_read() -> None:
     "missing",
     [
         "data/select_model/choice.json",
-        "data/train/third-none/metrics.json",
-        "data/train/third-none/history.csv",
-        "data/evaluate/third-none/metrics.json",
-        "data/evaluate/small-flip/predictions.npz",
+        "data/train/third-none/42/metrics.json",
+        "data/train/third-none/42/history.csv",
+        "data/evaluate/third-none/42/metrics.json",
+        "data/evaluate/finished/42/predictions.npz",
+        "data/finish/42/metrics.json",
         "data/complexity/third/metrics.json",
-        "data/prune/lamp/0.9/metrics.json",
-        "data/prune/uniform/0.5/layers.csv",
+        "data/prune/lamp/42/0.9/metrics.json",
+        "data/prune/uniform/42/0.5/layers.csv",
         "data/ship/model.json",
-        "data/shrink/scratch/0.25/metrics.json",
-        "data/shrink/magnitude/0.5/layers.csv",
+        "data/shrink/scratch/42/0.25/metrics.json",
+        "data/shrink/magnitude/42/0.5/layers.csv",
     ],
 )
 def test_a_missing_file_is_named_with_the_remedy(missing: str) -> None:

@@ -1,15 +1,29 @@
 """Which models are compared, on what, and what is said of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from run_files import CHOSEN, LABELS, NUM_TEST, make_params, predict, write_run
+from run_files import (
+    CHOSEN,
+    FINISHED,
+    LABELS,
+    NUM_TEST,
+    OTHER_SEED,
+    SEED,
+    make_params,
+    make_study,
+    predict,
+    trained,
+    write_run,
+    write_trained,
+)
 from sections import augmentation
 
 from stages.frontier import list_files
 from stages.lib.errors import UserError
+from stages.lib.params.sections import AugmentationParams, StudyParams
 from stages.lib.results.comparisons import (
     AUGMENTATION,
     BETTER,
@@ -24,12 +38,14 @@ from stages.lib.results.comparisons import (
     compare_candidates,
     compare_family,
     compare_files,
+    compare_trainings,
     find_baseline,
     find_comparison,
     list_family,
 )
 from stages.lib.results.rows import ModelFile, read_candidates, read_rows, write_rows
 from stages.lib.storage.files import read_arrays, read_json, write_arrays
+from stages.lib.storage.variant import name_finished
 
 NONE, FLIP = augmentation(), augmentation(horizontal_flip=True)
 AUGMENTATIONS = {"none": NONE, "flip": FLIP}
@@ -51,6 +67,14 @@ def read_files() -> list[ModelFile]:
     return list_files(make_params(), read_json(Path("data/select_model/choice.json")))
 
 
+def compare_grid(
+    study: StudyParams, augmentations: Mapping[str, AugmentationParams] = AUGMENTATIONS
+) -> list[Comparison]:
+    """Compares the candidates of a study, the last one of which is the chosen one."""
+    candidates = read_candidates(study)
+    return compare_candidates(candidates, candidates[-1], augmentations)
+
+
 def list_pairs(rows: Sequence[Comparison], family: str) -> list[tuple[str, str]]:
     return [(row.name, row.reference) for row in list_family(rows, family)]
 
@@ -70,32 +94,40 @@ def test_verdicts_follow_the_corrected_test() -> None:
 
 
 def test_every_candidate_is_compared_with_the_chosen_one_and_every_augmentation_with_none() -> None:
-    candidates = read_candidates(["small", "third"], ["none", "flip"])
-    rows = compare_candidates(candidates, CHOSEN, AUGMENTATIONS)
-    others = ["small-none", "third-none", "third-flip"]
+    rows = compare_grid(make_study(models=("third", "small")))
+    others = ["third-none", "third-flip", "small-none"]
     assert list_pairs(rows, CANDIDATES) == [(name, "small-flip") for name in others]
-    both = [("small-flip", "small-none"), ("third-flip", "third-none")]
+    both = [("third-flip", "third-none"), ("small-flip", "small-none")]
     assert list_pairs(rows, AUGMENTATION) == list_pairs(rows, DISTORTED) == both
 
 
 def test_an_augmentation_is_judged_on_images_that_it_distorts_itself() -> None:
     write_arrays(
-        Path("data/evaluate/third-flip/predictions.npz"), labels=LABELS, as_they_are=LABELS, under_flip=1 - LABELS
+        Path("data/evaluate/third-flip/42/predictions.npz"), labels=LABELS, as_they_are=LABELS, under_flip=1 - LABELS
     )
-    rows = compare_candidates(read_candidates(["third"], ["none", "flip"]), "third-flip", AUGMENTATIONS)
-    assert [row.difference for row in rows] == [-0.1, 0.1, -0.81]
+    assert [row.difference for row in compare_grid(make_study(models=["third"]))] == [-0.1, 0.1, -0.81]
+
+
+def test_of_several_seeds_the_models_of_the_first_one_are_compared() -> None:
+    study = make_study(models=["third"], seeds=(SEED, OTHER_SEED))
+    for key in ("third-none", "third-flip"):
+        write_trained(trained(key, OTHER_SEED), 0.5)
+    assert [row.difference for row in compare_grid(study)] == [-0.03, 0.03, 0.03]
 
 
 def test_an_augmentation_that_changes_nothing_distorts_nothing() -> None:
-    candidates = read_candidates(["small"], ["none", "flip"])
-    rows = compare_candidates(candidates, CHOSEN, {"none": NONE, "flip": NONE})
+    rows = compare_grid(make_study(models=["small"]), {"none": NONE, "flip": NONE})
     assert list_pairs(rows, AUGMENTATION) == [("small-flip", "small-none")]
     assert list_pairs(rows, DISTORTED) == []
 
 
 def test_without_a_baseline_only_candidates_are_compared() -> None:
-    candidates = read_candidates(["small", "third"], ["flip"])
-    assert list_pairs(compare_candidates(candidates, CHOSEN, AUGMENTATIONS), AUGMENTATION) == []
+    assert list_pairs(compare_grid(make_study(augmentations=["flip"])), AUGMENTATION) == []
+
+
+def test_the_finished_model_is_compared_with_the_chosen_candidate() -> None:
+    (row,) = compare_trainings(name_finished(SEED), trained(CHOSEN))
+    assert (row.family, row.name, row.reference, row.difference) == ("finished", "finished", CHOSEN, 0.01)
 
 
 def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -> None:
@@ -103,36 +135,35 @@ def test_baseline_is_the_augmentation_that_changes_nothing_whatever_its_name() -
     assert find_baseline({"a": FLIP, "b": NONE}, ["a"]) is None
 
 
-def test_every_file_is_compared_with_the_chosen_model_in_float32_and_ways_with_each_other() -> None:
-    rows = compare_files(read_files(), CHOSEN)
-    assert list_pairs(rows, FILES["dense"]) == [
-        (name, "small-flip") for name in ("small-flip int8", "third-flip", "third-flip int8")
-    ]
+def test_every_file_is_compared_with_the_finished_model_in_float32_and_ways_with_each_other() -> None:
+    rows = compare_files(read_files())
+    names = ["small-flip", "small-flip int8", "third-flip", "third-flip int8", "finished int8"]
+    assert list_pairs(rows, FILES["dense"]) == [(name, "finished") for name in names]
     names = [f"{name}{end}" for name in ("uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9") for end in ("", " int8")]
-    assert list_pairs(rows, FILES["pruned"]) == [(name, "small-flip") for name in names]
+    assert list_pairs(rows, FILES["pruned"]) == [(name, "finished") for name in names]
     assert len(list_family(rows, FILES["shrunk"])) == 8
     assert list_pairs(rows, WAYS["pruned"]) == [("uniform-0.5", "lamp-0.5"), ("uniform-0.9", "lamp-0.9")]
     assert list_pairs(rows, WAYS["shrunk"]) == [("magnitude-0.5", "scratch-0.5"), ("magnitude-0.25", "scratch-0.25")]
 
 
 def test_where_export_left_out_the_file_that_others_are_compared_with_it_is_named() -> None:
-    files = [file for file in read_files() if (file.kind, file.label) != ("dense", CHOSEN)]
+    files = [file for file in read_files() if file.label != "finished"]
 
     with pytest.raises(
-        UserError, match=f"^data/export/train/{CHOSEN}: expected float32.tflite, .*export.max_loss_float32"
+        UserError, match=r"^data/export/finish/finished: expected float32\.tflite, .*export\.max_loss_float32"
     ):
-        compare_files(files, CHOSEN)
+        compare_files(files)
 
 
 def test_a_file_is_judged_by_its_own_predictions() -> None:
-    predicted = {"float32": predict(0.93), "int8": predict(0.5)}
+    predicted = {"float32": predict(FINISHED - 0.01), "int8": predict(0.5)}
     write_arrays(Path("data/export/prune/lamp-0.5/predictions.npz"), labels=LABELS, **predicted)
-    rows = compare_files(read_files(), CHOSEN)
-    float32, int8 = (find_comparison(rows, FILES["pruned"], name, CHOSEN) for name in ("lamp-0.5", "lamp-0.5 int8"))
+    rows = compare_files(read_files())
+    float32, int8 = (find_comparison(rows, FILES["pruned"], name, "finished") for name in ("lamp-0.5", "lamp-0.5 int8"))
     assert float32 is not None
     assert int8 is not None
     assert (float32.difference, float32.verdict, float32.n) == (0, UNKNOWN, NUM_TEST)
-    assert (int8.difference, int8.verdict) == (-0.43, WORSE)
+    assert (int8.difference, int8.verdict) == (-0.44, WORSE)
 
 
 def test_a_comparison_is_found_from_both_sides() -> None:
@@ -145,7 +176,7 @@ def test_a_comparison_is_found_from_both_sides() -> None:
 
 
 def test_comparisons_are_read_as_they_were_written(tmp_path: Path) -> None:
-    rows = compare_files(read_files(), CHOSEN)
+    rows = compare_files(read_files())
     write_rows(tmp_path / "x.csv", Comparison, rows)
     assert read_rows(tmp_path / "x.csv", Comparison) == rows
 
@@ -155,4 +186,4 @@ def test_predictions_of_an_earlier_version_are_named_with_the_remedy() -> None:
     (labels,) = read_arrays(path, "labels")
     write_arrays(path, labels=labels)
     with pytest.raises(UserError, match=r"small-flip/predictions\.npz: expected an \.npz with labels, float32"):
-        compare_files(read_files(), CHOSEN)
+        compare_files(read_files())

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -36,17 +37,24 @@ def read_explained() -> list[list[str]]:
     return [re.findall("`(.+?)`", row) for row in rows]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Is a repository on the branch `work`, in which all has run. Tests leave it as they find it."""
+    folder = tmp_path_factory.mktemp("dvc")
+    (folder / "dvc.yaml").write_text(PIPELINE)
+    (folder / "params.yaml").write_text(PARAMS)
+    (folder / ".gitignore").write_text("/curve.csv\n")
+    run(folder, "git", "init", "--quiet", "--initial-branch", "work")
+    dvc(folder, "init", "--quiet")
+    dvc(folder, "repro")
+    commit(folder, "init")
+    return folder
+
+
 @pytest.fixture
-def pipeline(tmp_path: Path) -> Path:
-    """Is a repository on the branch `work`, in which all has run."""
-    (tmp_path / "dvc.yaml").write_text(PIPELINE)
-    (tmp_path / "params.yaml").write_text(PARAMS)
-    (tmp_path / ".gitignore").write_text("/curve.csv\n")
-    run(tmp_path, "git", "init", "--quiet", "--initial-branch", "work")
-    dvc(tmp_path, "init", "--quiet")
-    dvc(tmp_path, "repro")
-    commit(tmp_path, "init")
-    return tmp_path
+def pipeline(made: Path, tmp_path: Path) -> Path:
+    """Is a copy of that repository, to change at will."""
+    return Path(shutil.copytree(made, tmp_path / "copy", symlinks=True))
 
 
 def read_curve(folder: Path) -> str:

@@ -15,16 +15,16 @@ from stages.evaluate import (
     find_confident_mistakes,
     list_class_scores,
     measure_on_test_images,
-    plot_gallery,
+    plot_mistakes,
     predict_under_distortions,
 )
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
-from stages.lib.network.metrics import compute_expected_calibration_error, compute_reliability
-from stages.lib.network.model import build_model, write_model
+from stages.lib.network.metrics import compute_expected_calibration_error, compute_probabilities, compute_reliability
+from stages.lib.network.model import build_model, predict_logits, read_model, write_model
 from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import EvaluateParams, ModelParams, StudyParams
+from stages.lib.params.sections import EvaluateParams, ModelParams
 from stages.lib.running import arguments
 from stages.lib.storage.files import read_arrays, read_csv, read_json, write_arrays
 
@@ -117,7 +117,7 @@ def shown(axes: list[Axes]) -> list[Axes]:
 def test_the_gallery_names_truth_prediction_and_confidence() -> None:
     probabilities = np.array([[0.1, 0.65, 0.25], [0.0, 0.001, 0.999]])
 
-    figure = plot_gallery(IMAGES[:2], np.array([0, 1]), probabilities, CLASS_NAMES, "small-none")
+    figure = plot_mistakes(IMAGES[:2], np.array([0, 1]), probabilities, CLASS_NAMES, "small-none")
 
     assert [axis.get_title() for axis in shown(figure.axes)] == [
         "Trouser, taken for\nCoat (65.0 %)",
@@ -128,7 +128,7 @@ def test_the_gallery_names_truth_prediction_and_confidence() -> None:
 
 @pytest.mark.parametrize("num_images", [0, 6, 7])
 def test_the_gallery_takes_any_number_of_images(num_images: int) -> None:
-    figure = plot_gallery(
+    figure = plot_mistakes(
         IMAGES[:num_images], LABELS[:num_images], np.full((num_images, 3), 1 / 3), CLASS_NAMES, "small-none"
     )
 
@@ -138,7 +138,7 @@ def test_the_gallery_takes_any_number_of_images(num_images: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder in which the stage can measure an untrained model named tiny-none on 12 images."""
+    """Is a folder in which the stage can measure untrained models, a candidate and a finished one, on 12 images."""
     params = load_params()
     tiny = ModelParams(blocks=((2,),), residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0)
     params = replace(
@@ -146,25 +146,36 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         dataset=replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),
         models={"tiny": tiny},
         augmentations={"none": NONE, "strong": STRONG, "unused": FLIP},
-        study=StudyParams(models=("tiny",), augmentations=("none", "strong")),
+        study=replace(params.study, models=("tiny",), augmentations=("none", "strong"), seeds=(42, 7)),
         evaluate=EvaluateParams(calibration_bins=5, gallery_images=4),
     )
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.setattr(arguments, "load_params", lambda: params)
-    monkeypatch.setattr(sys, "argv", ["evaluate", "tiny", "none"])
     monkeypatch.chdir(tmp_path)
     write_arrays(Path("data/prepare/test.npz"), images=IMAGES, labels=LABELS)
-    model = build_model(list_layers(6, 3, **tiny.model_dump()), seed=1)
-    write_model(Path("data/train/tiny-none/model.h5"), model)
+    for seed, name in enumerate(("train/tiny-none/42", "finish/42")):
+        write_model(Path(f"data/{name}/model.h5"), build_model(list_layers(6, 3, **tiny.model_dump()), seed))
     return tmp_path
 
 
-def test_the_stage_writes_its_five_files_with_numbers_that_agree(folder: Path) -> None:
-    stage.main()
+def measure(name: str, seed: str = "42") -> Path:
+    """Runs the stage; returns the folder of its outputs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sys, "argv", ["evaluate", name, seed])
+        stage.main()
+    return Path("data/evaluate") / name / seed
 
-    output = folder / "data/evaluate/tiny-none"
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("name", "path"), [("tiny-none", "data/train/tiny-none/42/model.h5"), ("finished", "data/finish/42/model.h5")]
+)
+def test_the_stage_writes_its_five_files_with_numbers_of_this_model_that_agree(name: str, path: str) -> None:
+    output = measure(name)
+
     metrics: dict[str, Any] = read_json(output / "metrics.json")
-    labels, plain, distorted = read_arrays(output / "predictions.npz", "labels", "as_they_are", "under_strong")
+    names = ("labels", "as_they_are", "under_strong", "probabilities")
+    labels, plain, distorted, probabilities = read_arrays(output / "predictions.npz", *names)
     assert {path.name for path in output.iterdir()} == {
         "metrics.json",
         "classes.csv",
@@ -180,10 +191,31 @@ def test_the_stage_writes_its_five_files_with_numbers_that_agree(folder: Path) -
     rows = read_csv(output / "classes.csv")
     assert [row["class"] for row in rows] == list(CLASS_NAMES)
     assert sum(float(row["recall"]) * int(row["images"]) for row in rows) == np.sum(plain == LABELS)
+    logits = predict_logits(read_model(Path(path)), to_network_input(IMAGES))
+    assert probabilities.dtype == np.float16
+    np.testing.assert_allclose(probabilities, compute_probabilities(logits), atol=5e-4)
+    assert np.array_equal(plain, logits.argmax(axis=1))
 
 
-def test_a_missing_model_is_named_with_the_remedy(folder: Path) -> None:
-    (folder / "data/train/tiny-none/model.h5").unlink()
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("name", "seed", "path"),
+    [("tiny-none", "7", "data/train/tiny-none/7/model.h5"), ("finished", "7", "data/finish/7/model.h5")],
+)
+def test_a_missing_model_is_named_with_the_remedy(name: str, seed: str, path: str) -> None:
+    with pytest.raises(UserError, match=f"{path}: not found.*; run `dvc repro`"):
+        measure(name, seed)
 
-    with pytest.raises(UserError, match=r"data/train/tiny-none/model\.h5: not found.*; run `dvc repro`"):
-        stage.main()
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("name", "seed", "message"),
+    [
+        ("tiny-nine", "42", "candidate: unknown name 'tiny-nine'; did you mean 'tiny-none'"),
+        ("finish", "42", "candidate: unknown name 'finish'; did you mean 'finished'"),
+        ("tiny-none", "8", "seed: unknown name '8'; known: 42, 7"),
+    ],
+)
+def test_an_unknown_name_is_refused(name: str, seed: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        measure(name, seed)

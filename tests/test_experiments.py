@@ -129,7 +129,7 @@ def test_combination_that_ran_before_is_not_trained_again(tried: Path, table: di
         for name, row in table.items()
         if name != "narrow" and all(row[key] == table["narrow"][key] for key in same)
     )
-    assert "Stage 'train@third-flip' is cached - skipping run" in dvc(tried, "queue", "logs", repeated)
+    assert "Stage 'train@third-flip-42' is cached - skipping run" in dvc(tried, "queue", "logs", repeated)
 
 
 def test_experiment_opens_no_test_image(tried: Path) -> None:

@@ -27,7 +27,7 @@ def make_state(
     """Makes a commit or what an experiment left."""
     metrics = {
         f"data/{stage}/metrics.json": {"data": {key: accuracies[key]}} if key in accuracies else MISSING
-        for stage, key in (("select_model", "val_accuracy"), ("compare", "test_accuracy"))
+        for stage, key in (("select_model", "val_accuracy"), ("compare", "finished_test_accuracy"))
     }
     data = {"params": {"params.yaml": {"data": params or PARAMS}}, "metrics": metrics}
     return {"name": name, "rev": rev, "data": data, "error": None, "experiments": None}
@@ -43,7 +43,7 @@ def make_broken(name: str, message: str) -> dict[str, Any]:
 
 EXPERIMENTS = [
     make_experiment(make_state("waits", params=PARAMS | {"seed": 43}, val_accuracy=0.11), "queued"),
-    make_experiment(make_state("runs", val_accuracy=0.12, test_accuracy=0.13), "running"),
+    make_experiment(make_state("runs", val_accuracy=0.12, finished_test_accuracy=0.13), "running"),
     make_experiment(make_broken("breaks", "Experiment run failed\n\tfor [bold]good[/bold]"), "failed"),
     make_experiment(make_state("worse", val_accuracy=0.91)),
     {**make_experiment(make_state("best [red]:smile:[/]", params=CHANGED, val_accuracy=0.95)), "executor": None},
@@ -51,7 +51,7 @@ EXPERIMENTS = [
 ]
 STATES = [
     make_state(None, rev="workspace", params=PARAMS | {"seed": None}, val_accuracy=0.9),
-    make_state("main", val_accuracy=0.942666, test_accuracy=0.9434) | {"experiments": EXPERIMENTS},
+    make_state("main", val_accuracy=0.942666, finished_test_accuracy=0.9434) | {"experiments": EXPERIMENTS},
     make_broken("older", "'params.yaml' is invalid."),
 ]
 

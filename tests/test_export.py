@@ -1,5 +1,6 @@
 import gzip
 import os
+import re
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
@@ -24,7 +25,9 @@ from stages.lib.params.sections import ExportParams, Params, StudyParams
 from stages.lib.running.machine import read_cpu_name
 from stages.lib.storage.files import read_arrays, read_json, write_arrays, write_json
 
-STUDY = StudyParams(models=("tiny", "thin"), augmentations=("none", "flip"))
+STUDY = StudyParams(
+    models=("tiny", "thin"), augmentations=("none", "flip"), seeds=(7, 8), split_by_seed=False, keep_fraction=1.0
+)
 LATENCY = {"runtime": "a runtime", "num_threads": 1}
 NUM_IMAGES = {"train": 50, "val": 33, "test": 27}
 
@@ -67,7 +70,7 @@ def folder(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     for seed, model in enumerate(STUDY.models):
         layers = list_layers(6, 3, [[4]], False, False, [], ["conv"], 0)
-        write_measured_model(Path(f"data/train/{model}-flip"), build_model(layers, seed))
+        write_measured_model(Path(f"data/train/{model}-flip/7"), build_model(layers, seed))
     return tmp_path
 
 
@@ -78,18 +81,20 @@ def folder(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 @pytest.mark.parametrize(
     ("source", "folders"),
     [
-        ("train", ["tiny-flip", "thin-flip"]),
-        ("prune", ["uniform/0.5", "uniform/0.9", "lamp/0.5", "lamp/0.9"]),
-        ("shrink", ["magnitude/0.5", "magnitude/0.25", "scratch/0.5", "scratch/0.25"]),
+        ("train", ["tiny-flip/7", "thin-flip/7"]),
+        ("finish", ["7"]),
+        ("prune", ["uniform/7/0.5", "uniform/7/0.9", "lamp/7/0.5", "lamp/7/0.9"]),
+        ("shrink", ["magnitude/7/0.5", "magnitude/7/0.25", "scratch/7/0.5", "scratch/7/0.25"]),
     ],
 )
-def test_models_of_the_study_with_the_chosen_augmentation_and_every_rung_are_exported(
+def test_of_the_first_seed_models_with_the_chosen_augmentation_the_finished_one_and_every_rung_are_exported(
     source: str, folders: list[str], params: Params
 ) -> None:
     variants = list_variants(source, params.study, params.prune, params.shrink)
 
     assert [str(variant.folder) for variant in variants] == [f"data/{source}/{folder}" for folder in folders]
-    assert [variant.name for variant in variants] == [folder.replace("/", "-") for folder in folders]
+    names = [re.sub("/?7/?", "-", folder).strip("-") or "finished" for folder in folders]
+    assert [str(variant.exported) for variant in variants] == [f"data/export/{source}/{name}" for name in names]
 
 
 # Representative images
@@ -204,11 +209,11 @@ def test_the_stage_writes_two_files_and_their_worth_for_each_model(folder: Path)
 def test_accuracies_are_those_of_the_files_on_whole_splits_and_that_which_the_stage_of_the_model_measured(
     folder: Path,
 ) -> None:
-    write_json(folder / "data/train/tiny-flip/metrics.json", {"val_accuracy": 0.5})
+    write_json(folder / "data/train/tiny-flip/7/metrics.json", {"val_accuracy": 0.5})
 
     stage.main()
 
-    output, model = folder / "data/export/train/tiny-flip", read_model(folder / "data/train/tiny-flip/model.h5")
+    output, model = folder / "data/export/train/tiny-flip", read_model(folder / "data/train/tiny-flip/7/model.h5")
     metrics = read_json(output / "metrics.json")
     assert metrics["keras_val_accuracy"] == 0.5
     assert metrics["float32_val_accuracy"] == measure_accuracy(model, *SPLITS["val"])
@@ -241,7 +246,7 @@ def test_every_image_is_predicted_once_on_all_cpus(folder: Path, monkeypatch: py
     stage.main()
     path = folder / "data/export/train/tiny-flip/float32.tflite"
     images, _ = SPLITS["val"]
-    right = predict_logits(read_model(folder / "data/train/tiny-flip/model.h5"), to_network_input(images)).argmax(
+    right = predict_logits(read_model(folder / "data/train/tiny-flip/7/model.h5"), to_network_input(images)).argmax(
         axis=1
     )
 
@@ -275,16 +280,28 @@ def test_each_file_is_timed_after_its_model_is_written_and_is_identified(
         }
 
 
-def test_folders_of_two_levels_become_one_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["export", "prune"])
-    for name in ("uniform/0.5", "uniform/0.9", "lamp/0.5", "lamp/0.9"):
-        write_measured_model(folder / "data/prune" / name, read_model(folder / "data/train/tiny-flip/model.h5"))
+@pytest.mark.parametrize(
+    ("source", "folders", "names"),
+    [
+        ("finish", ["7"], {"finished"}),
+        (
+            "prune",
+            ["uniform/7/0.5", "uniform/7/0.9", "lamp/7/0.5", "lamp/7/0.9"],
+            {"uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"},
+        ),
+    ],
+)
+def test_exported_files_have_the_name_of_the_model_without_its_seed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, source: str, folders: list[str], names: set[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", source])
+    for name in folders:
+        write_measured_model(folder / "data" / source / name, read_model(folder / "data/train/tiny-flip/7/model.h5"))
 
     stage.main()
 
-    names = {"uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"}
-    assert {path.name for path in (folder / "data/export/prune").iterdir()} == names
-    assert {path.name for path in (folder / "data/timing/latency/prune").iterdir()} == {
+    assert {path.name for path in (folder / "data/export" / source).iterdir()} == names
+    assert {path.name for path in (folder / "data/timing/latency" / source).iterdir()} == {
         f"{name}-{precision}.json" for name in names for precision in ("float32", "int8")
     }
 
@@ -317,7 +334,7 @@ def test_a_line_is_printed_for_each_model_and_no_bar_where_there_is_no_terminal(
 
 
 def test_a_missing_model_is_refused(folder: Path) -> None:
-    (folder / "data/train/thin-flip/model.h5").unlink()
+    (folder / "data/train/thin-flip/7/model.h5").unlink()
 
-    with pytest.raises(UserError, match=r"data/train/thin-flip/model\.h5: not found"):
+    with pytest.raises(UserError, match=r"data/train/thin-flip/7/model\.h5: not found"):
         stage.main()

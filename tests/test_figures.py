@@ -91,6 +91,15 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
     "history": ([row | {"learning_rate": 0.1, "rev": "workspace"} for row in EPOCHS], {}, 10),
     "ladder": (FILES[:3], {"x": "sparsity", "x_label": "zeros (%)"}, 9),
     "layers": ([LAYER | {"parameters": 90, "parameters_share": 1}], {}, 2),
+    "ood": (
+        [
+            {"score": score, "pictures": pictures, "low": 0.5, "high": 0.6, "fraction": 0.25, "answered_from": least}
+            for score, least in (("confidence", 0.7), ("energy score", None))
+            for pictures in ("known", "others")
+        ],
+        {},
+        4,
+    ),
     "receptive_field": ([{"model": "first", "layer": "conv1", "depth": 1, "receptive_field_px": 3}], {}, 1),
     "shrunk_layers": ([{"layer": "conv1", "share": share, "macs": 9} for share in ("all", "half")], {}, 2),
     "zeros": ([{"ranking": "lamp", "target": 0.5, "layer": "conv1", "weights": 9, "sparsity": 0.4}], {}, 1),
@@ -180,6 +189,7 @@ NAMED = {
     "ranking",
     "share",
     "images",
+    "score",
     "rev",
 }
 NASTY = [
@@ -216,6 +226,14 @@ def test_every_plot_of_dvc_has_a_specification() -> None:
     templates = [options["template"] for plot in declared for options in plot.values()]
     assert len(templates) >= 9
     assert [path for path in templates if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(("least", "count"), [(0.7, 1), (2.0, 0)])
+def test_the_line_of_the_least_confidence_stands_in_its_panel_alone_and_nowhere_if_no_answer_has_it(
+    least: float, count: int
+) -> None:
+    rows = [row | {"answered_from": row["answered_from"] and least} for row in CASES["ood"][0]]
+    assert len(re.findall(r'<line [^>]*stroke-dasharray="4,3" opacity="1"', draw_svg("ood", rows))) == count
 
 
 def test_a_title_may_hold_quotes() -> None:

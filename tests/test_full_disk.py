@@ -89,8 +89,8 @@ def compute_checksums(folder: Path) -> dict[str, str]:
     [
         ("stages.prepare", 0),
         ("stages.report", 0),
-        ("stages.train tiny strong", 2**14),  # some of its files fit
-        ("stages.prune lamp", 2**14),
+        ("stages.train tiny strong 42", 2**14),  # some of its files fit
+        ("stages.prune lamp 42", 2**14),
         ("stages.export train", 2**14),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_stage_that_finds_no_space_says_so_in_a_line_and_leaves_what_was_there
     assert "[Errno 28] No space left on device" in result.stderr.splitlines()[-1]
     after = compute_checksums(disk.clone / "data")
     changed = {name for name, _ in before.items() ^ after.items()}
-    curves = {"train/tiny-strong/history.csv"}  # written anew after every epoch
+    curves = {"train/tiny-strong/42/history.csv"}  # written anew after every epoch
     assert all(name.startswith(("checkpoints/", "running/")) for name in changed - curves)  # both no outputs
 
 
@@ -116,9 +116,9 @@ def test_a_training_that_found_no_space_goes_on_once_there_is_some(disk: Disk) -
     before = compute_checksums(disk.clone / "data/train")
     disk.fill(2**17)  # the checkpoint of the first epoch fits, that of the second not beside it
 
-    stopped = disk.run(sys.executable, "-m", "stages.train", "tiny", "strong")
+    stopped = disk.run(sys.executable, "-m", "stages.train", "tiny", "strong", "42")
     disk.empty()
-    result = disk.run("dvc", "repro", "--force", "--single-item", "train@tiny-strong")
+    result = disk.run("dvc", "repro", "--force", "--single-item", "train@tiny-strong-42")
 
     assert stopped.returncode == 1
     assert "[Errno 28] No space left on device" in stopped.stderr

@@ -10,6 +10,7 @@ from stages.lib.network.metrics import (
     compute_expected_calibration_error,
     compute_probabilities,
     compute_reliability,
+    compute_scores,
     is_loss_within,
 )
 
@@ -45,6 +46,14 @@ def test_probabilities_are_float64_and_each_image_has_its_own() -> None:
 
 def test_huge_logits_do_not_overflow() -> None:
     assert compute_probabilities(np.array([[3e4, 0], [-3e4, 3e4]], np.float32)).tolist() == [[1, 0], [0, 1]]
+
+
+def test_the_temperature_is_that_of_the_confidence_and_not_of_the_energy_score() -> None:
+    scores = compute_scores(np.array([[2, 0], [0, 30_000]], np.float32), temperature=2.0)
+
+    np.testing.assert_allclose(scores["confidence"], [np.e / (np.e + 1), 1], rtol=1e-7)
+    np.testing.assert_allclose(scores["energy_score"], [np.log(np.e**2 + 1), 30_000], rtol=1e-7)
+    assert {each.dtype for each in scores.values()} == {np.dtype(np.float64)}
 
 
 # Accuracy and loss

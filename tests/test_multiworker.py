@@ -26,7 +26,7 @@ has, takes the variance as mean of squares minus square of mean: less precise th
 
 
 def train(name: str) -> list[str]:
-    return [sys.executable, "-m", "stages.train", name, "strong"]
+    return [sys.executable, "-m", "stages.train", name, "strong", "42"]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
 @pytest.mark.parametrize("name", ["thin", "tiny"])
 def test_two_workers_train_the_model_that_one_trains_and_the_chief_alone_writes(folder: Path, name: str) -> None:
     finish(subprocess.Popen(train(name), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    outputs = folder / f"data/train/{name}-strong"
+    outputs = folder / f"data/train/{name}-strong/42"
     alone = read_kernels(outputs / "model.h5")
     shutil.rmtree(outputs)
     before = {path for path in (folder / "data").rglob("*") if path.is_file()}
@@ -134,7 +134,7 @@ def test_two_workers_train_the_model_that_one_trains_and_the_chief_alone_writes(
     assert "epoch 1/1" in shown
     assert silent == ""
     written = {path for path in (folder / "data").rglob("*") if path.is_file()} - before
-    assert written == {outputs / name for name in ("history.csv", "metrics.json", "model.h5")}
+    assert written == {outputs / name for name in ("history.csv", "metrics.json", "model.h5", "probabilities.npz")}
     together = read_kernels(outputs / "model.h5")
     assert sorted(together) == sorted(alone)
     for layer, kernel in together.items():
@@ -154,7 +154,7 @@ def test_a_lost_worker_ends_the_other_with_a_clear_error_and_the_next_run_goes_o
 
     assert time.monotonic() - began < 60
     assert workers[1 - lost].returncode == 1
-    assert "error: train@tiny-strong: a worker that TF_CONFIG names was lost" in printed.splitlines()[-1]
+    assert "error: train@tiny-strong-42: a worker that TF_CONFIG names was lost" in printed.splitlines()[-1]
     assert "Traceback" not in printed
     finish(workers[lost])
     workers = start_workers(folder)
@@ -183,7 +183,7 @@ def test_a_host_that_vanishes_from_the_network_ends_both_workers_with_a_clear_er
 
     for worker, shown in zip(workers, printed, strict=True):
         assert worker.returncode == 1
-        assert "error: train@tiny-strong: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]
+        assert "error: train@tiny-strong-42: a worker that TF_CONFIG names was lost" in shown.splitlines()[-1]
         assert "Traceback" not in shown
 
 

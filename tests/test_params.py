@@ -28,6 +28,9 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "train.batch_size": (1, 1_000_000),
     "evaluate.calibration_bins": (2, 100),
     "evaluate.gallery_images": (1, 100),
+    "finish.epochs": (1, 100_000),
+    "finish.clean_epochs": (0, 7),  # of 8 epochs
+    "audit.gallery_images": (1, 100),
     "prune.clean_epochs": (0, 2),  # of 3 epochs
     "prune.frequency": (1, 1_000_000),
     "prune.batch_size": (1, 1_000_000),
@@ -41,6 +44,7 @@ NUMBERS = {
     "download.timeout_seconds": "(0, 3600]",
     "prepare.val_fraction": "(0, 1)",
     "prepare.keep_fraction": "(0, 1]",
+    "study.keep_fraction": "(0, 1]",
     "models.first.dropout": "[0, 1)",
     "augmentations.strong.rotation_degrees": "[0, 180]",
     "augmentations.strong.shift_fraction": "[0, 1]",
@@ -49,8 +53,11 @@ NUMBERS = {
     "train.warmup_fraction": "[0, 1)",
     "train.weight_decay": "[0, 100]",
     "train.label_smoothing": "[0, 1)",
+    "audit.min_similarity": "(0, 1]",
     "select_model.tolerance": "[0, 1)",
     "prune.ramp_fraction": "(0, 1]",
+    "prune.easy_share": "[0, 1]",
+    "shrink.easy_share": "[0, 1]",
     "shrink.learning_rate": "(0, 100]",
     "export.max_loss_float32": "[0, 1]",
     "export.max_loss_int8": "[0, 1]",
@@ -59,6 +66,7 @@ NUMBERS = {
 }
 UNTUNED = {  # values that limit others, so that no choice in the committed file decides a test
     "train": {"epochs": 8, "clean_epochs": 0, "optimizer": "adamw", "weight_decay": 0.0},
+    "finish": {"epochs": 8, "clean_epochs": 0},
     "prune": {"epochs": 3, "clean_epochs": 0, "learning_rate": 0.01},
     "shrink": {"epochs": 3, "clean_epochs": 0},
 }
@@ -69,6 +77,9 @@ COUNT = "expected an integer from 1 to 1000000"
 PER_SPARSITY = "expected one number, or 6 of them, as there are sparsities"
 CLASSES = "expected 2 to 256 names, label 0 first"
 NAMES = "expected names of lower-case letters, digits and _"
+ENDS = "expected names that do not end in _low, _high or _sd, which tables give to ends and deviations"
+SEEDS = "expected a list of integers from 0 to 2147483647"
+CSV = "expected the path of a .csv file in here"
 SOURCE = "expected https://host/path, apt:package or folder:path"
 
 
@@ -188,7 +199,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest(key: str,
 
 
 def test_a_key_that_is_no_word_is_refused() -> None:
-    assert refusal({"prepare": {3: 4}}) == "prepare.3: unknown key; known: val_fraction, keep_fraction"
+    assert refusal({"prepare": {3: 4}}) == "prepare.3: unknown key; known: val_fraction, keep_fraction, leave_out"
 
 
 @pytest.mark.parametrize("value", [3, None, ["epochs", 8], "words"])
@@ -236,7 +247,13 @@ def test_a_number_lies_within_its_interval_and_nothing_else_is_taken_for_one(key
 
 
 @pytest.mark.parametrize(
-    "key", ["augmentations.flip.horizontal_flip", "models.first.residual", "models.second.global_pool"]
+    "key",
+    [
+        "augmentations.flip.horizontal_flip",
+        "models.first.residual",
+        "models.second.global_pool",
+        "study.split_by_seed",
+    ],
 )
 def test_nothing_but_true_and_false_is_taken_for_a_boolean(key: str) -> None:
     assert look_up(check_edited({key: False}), key) is False
@@ -244,7 +261,7 @@ def test_nothing_but_true_and_false_is_taken_for_a_boolean(key: str) -> None:
         assert refusal({key: value}) == f"{key}: expected true or false; got {value!r}"
 
 
-@pytest.mark.parametrize("section", ["train", "prune", "shrink"])
+@pytest.mark.parametrize("section", ["train", "finish", "prune", "shrink"])
 def test_at_least_one_epoch_sees_augmented_images(section: str) -> None:
     epochs, key = {f"{section}.epochs": 3}, f"{section}.clean_epochs"
 
@@ -286,6 +303,8 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(optimizer: 
         ("dataset.class_names", [f"class {label}" for label in range(256)]),
         ("study.models", ["fourth", "first"]),
         ("study.augmentations", ["none"]),
+        ("study.seeds", [42, 0, 2**31 - 1]),
+        ("prepare.leave_out", "lists/of-2 und drei.été.csv"),
         ("download.sources", ["http://host", "https://host:80/a?b", "apt:g++", "folder:~/my data"]),
         ("train.optimizer", "sgd"),
         ("train.schedule", "constant"),
@@ -321,11 +340,14 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("models", {"First": 1}, f"{NAMES}; got 'First'"),
         ("models", {1: 1}, f"{NAMES}; got 1"),
         ("augmentations", {"../x": 1}, f"{NAMES}; got '../x'"),
-        (
-            "augmentations",
-            {"turn_low": 1},
-            "expected names that end in neither _low nor _high, which tables give to ends of intervals; got 'turn_low'",
-        ),
+        *(("augmentations", {name: 1}, f"{ENDS}; got '{name}'") for name in ("turn_low", "turn_high", "turn_sd")),
+        ("study.seeds", [], f"{SEEDS}; got []"),
+        ("study.seeds", 42, f"{SEEDS}; got 42"),
+        ("study.seeds", [42, 42], "expected each entry once; got [42, 42]"),
+        ("study.seeds", [42, -1], "expected an integer from 0 to 2147483647; got -1"),
+        ("study.seeds", [42, True], "expected an integer from 0 to 2147483647; got True"),
+        ("study.seeds", ["42"], "expected an integer from 0 to 2147483647; got '42'"),
+        ("prune.seeds", [], f"{SEEDS}; got []"),
         ("prune.epochs", 1.0, "expected an integer from 1 to 100000; got 1.0"),
         ("prune.epochs", [1, 1, 1, 1, 1, 100_001], "expected an integer from 1 to 100000; got 100001"),
         ("prune.epochs", [1, 2], f"{PER_SPARSITY}; got [1, 2]"),
@@ -366,6 +388,11 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("train.optimizer", ["adam"], "unknown value ['adam']; did you mean 'adam'?"),
         ("train.schedule", "one-cycle", "'one-cycle'; did you mean 'one_cycle'? known: one_cycle, constant"),
         ("train.precision", "float16", "'float16'; did you mean 'bfloat16'? known: auto, bfloat16, float32"),
+        ("prepare.leave_out", None, f"{CSV}; got None"),
+        ("prepare.leave_out", "/a/b.csv", f"{CSV}; got '/a/b.csv'"),
+        ("prepare.leave_out", "../a.csv", f"{CSV}; got '../a.csv'"),
+        ("prepare.leave_out", "${seed}.csv", f"{CSV}; got '${{seed}}.csv'"),
+        ("prepare.leave_out", "a.txt", f"{CSV}; got 'a.txt'"),
         ("download.sources", [], "expected a list of at least one source; got []"),
         ("download.sources", "https://host", "expected a list of at least one source; got 'https://host'"),
         ("download.sources", ["folder:a", "ftp://b"], f"{SOURCE}; got 'ftp://b'"),
@@ -380,6 +407,34 @@ def test_an_unsound_value_is_refused_and_shown(key: str, value: object, message:
 
     assert refused.startswith(f"{key}: ")
     assert re.search(re.escape(message).replace(r"\.\*", ".*"), refused)
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("section", ["prune", "shrink"])
+@pytest.mark.parametrize("seeds", [[42], [42, 7], [42, 9, 7]])
+def test_some_of_the_seeds_are_compressed_the_first_one_among_them(section: str, seeds: list[int]) -> None:
+    key = f"{section}.seeds"
+
+    assert look_up(check_edited({"study.seeds": [42, 7, 9], key: seeds}), key) == tuple(seeds)
+
+
+@pytest.mark.parametrize("section", ["prune", "shrink"])
+@pytest.mark.parametrize("seeds", [[7], [7, 42], [42, 8]])
+def test_seeds_that_are_not_of_the_study_or_without_its_first_one_are_refused(section: str, seeds: list[int]) -> None:
+    assert refusal({"study.seeds": [42, 7], f"{section}.seeds": seeds}) == (
+        f"{section}.seeds: expected some of study.seeds [42, 7], the first of them (42) first; got {seeds}"
+    )
+
+
+def test_a_split_by_seed_keeps_the_prepared_one_for_the_first_seed() -> None:
+    edit = {"study.split_by_seed": True, "study.seeds": [7, 42], "prune.seeds": [7], "shrink.seeds": [7]}
+    assert refusal(edit) == (
+        "study.split_by_seed: with true, expected `seed` (42) first in study.seeds, for it has the validation images "
+        "by which a file is shipped; got [7, 42]"
+    )
+    assert check_edited({"study.split_by_seed": True, "study.seeds": [42, 7]}).study.split_by_seed
 
 
 # Architectures

@@ -13,7 +13,7 @@ import grimp
 import pytest
 import yaml
 
-from stages.lib.running.followers import list_shown
+from stages.lib.running.followers import list_followers, list_shown
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -24,13 +24,18 @@ STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__"}
 IMPORTS = grimp.build_graph("stages", cache_dir=None)
 NEVER_CHANGE_OUTPUTS = {"errors", "params", "running"}
-STAGES_ON_TEST_IMAGES = {"evaluate", "prune", "shrink", "export", "ship"}
+STAGES_ON_TEST_IMAGES = {"evaluate", "evaluate_finished", "audit", "prune", "shrink", "export", "ship"}
 WITHOUT_TENSORFLOW = [
     *(f"stages.{name}" for name in ("validate", "download", "prepare", "complexity", "select_model", "frontier")),
-    *(f"stages.{name}" for name in ("ship", "compare", "report")),
+    *(f"stages.{name}" for name in ("audit", "ship", "compare", "report")),
     *("stages.lib.cost.sparsity", "stages.lib.network.metrics", "stages.lib.training.cluster"),
     "stages.tools.experiments",
 ]
+
+
+def name_module(stage: str) -> str:
+    """Names the module that a stage runs, which is of its own name but for one that runs on what another one makes."""
+    return "evaluate" if stage == "evaluate_finished" else stage
 
 
 def find_package(module: str) -> str:
@@ -38,10 +43,10 @@ def find_package(module: str) -> str:
     return module.removeprefix("stages.lib.").partition(".")[0] if module.startswith("stages.lib.") else ""
 
 
-def list_packages(stage: str) -> set[str]:
+def list_packages(module: str) -> set[str]:
     """Lists the packages of stages/lib whose code can change a stage's outputs, imported directly or not."""
     reached: set[str] = set()
-    waiting = {f"stages.{stage}"}
+    waiting = {f"stages.{module}"}
     while waiting:
         module = waiting.pop()
         reached.add(module)
@@ -59,39 +64,42 @@ def list_outputs(stage: str) -> dict[str, dict[str, Any]]:
     return outputs
 
 
-def read_reads(stage: str) -> list[str]:
+def read_reads(module: str) -> list[str]:
     """Reads the constant READS of a stage: the keys of params.yaml that it reads."""
-    for node in ast.parse(SOURCES[stage]).body:
+    for node in ast.parse(SOURCES[module]).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "READS":
             return list(ast.literal_eval(node.value))
-    raise AssertionError(f"stages/{stage}.py has no READS")
+    raise AssertionError(f"stages/{module}.py has no READS")
 
 
 def test_stages_in_dvc_yaml_are_the_modules_in_the_folder() -> None:
-    assert STAGES.keys() == SOURCES.keys()
+    assert {name_module(stage) for stage in STAGES} == SOURCES.keys()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_has_a_description_and_runs_its_own_module_with_the_items_of_its_matrix(stage: str) -> None:
-    items = [f"${{item.{name}}}" for name in STAGES[stage].get("matrix", {})]
-    assert STAGES[stage]["cmd"] == " ".join([f"python -m stages.{stage}", *items])
+    command = STAGES[stage]["cmd"]
+    assert command.startswith(f"python -m stages.{name_module(stage)}")
+    assert re.findall(r"\$\{item\.(\w+)\}", command) == list(STAGES[stage].get("matrix", {}))
     assert re.fullmatch(r"[A-Z].{10,80}[^.]", STAGES[stage]["desc"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_depends_on_its_module_and_on_the_packages_whose_code_can_change_its_outputs(stage: str) -> None:
-    packages = {"params", "network", "cost"} if stage == "validate" else list_packages(stage)
+    module = name_module(stage)
+    packages = {"params", "network", "cost"} if stage == "validate" else list_packages(module)
     declared = [path for path in STAGES[stage]["deps"] if path.startswith("stages/")]
-    assert sorted(declared) == sorted([f"stages/{stage}.py", *(f"stages/lib/{name}" for name in packages)])
+    assert sorted(declared) == sorted([f"stages/{module}.py", *(f"stages/lib/{name}" for name in packages)])
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES.keys() - {"validate"}))
 def test_stage_names_in_dvc_yaml_the_params_that_its_code_reads(stage: str) -> None:
     declared = [re.sub(r"\.\$\{.*", "", name) for name in STAGES[stage]["params"]]
-    assert sorted(read_reads(stage)) == sorted(declared)
-    calls = re.findall(r"^(?!.*>>>).*load_params\((.*?)\)", SOURCES[stage], re.M)
+    source = SOURCES[name_module(stage)]
+    assert sorted(read_reads(name_module(stage))) == sorted(declared)
+    calls = re.findall(r"^(?!.*>>>).*load_params\((.*?)\)", source, re.M)
     assert calls == ["reads=READS"]  # no other key can be read
-    unread = [key for key in declared if not re.search(rf'(\.|"){key.rpartition(".")[2]}\b', SOURCES[stage])]
+    unread = [key for key in declared if not re.search(rf'(\.|"){key.rpartition(".")[2]}\b', source)]
     assert unread == []
 
 
@@ -102,8 +110,8 @@ def test_validate_depends_on_the_whole_of_params_yaml() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_writes_only_into_its_own_folder_and_git_ignores_what_dvc_caches(stage: str) -> None:
     for path, options in list_outputs(stage).items():
-        assert path.startswith(f"data/{stage}/")
-        example = path.replace("${key}", "third-flip")
+        assert path.startswith(f"data/{name_module(stage)}/")
+        example = re.sub(r"\$\{.*?\}", "third", path)
         ignored = subprocess.run(["git", "check-ignore", "-q", example], cwd=ROOT).returncode == 0
         assert ignored == options.get("cache", True), path
 
@@ -116,13 +124,14 @@ def test_what_dvc_shows_of_the_whole_run_is_in_git_so_that_removing_it_hides_it(
 
 
 def test_only_stages_of_final_numbers_depend_on_the_test_images() -> None:
-    dependent = {stage for stage in STAGES if "data/prepare/test.npz" in STAGES[stage]["deps"]}
-    assert dependent == STAGES_ON_TEST_IMAGES
+    images = {"data/prepare/test.npz", "data/download", "data/download/t10k-images-idx3-ubyte"}
+    dependent = {stage for stage in STAGES if images & set(STAGES[stage]["deps"])}
+    assert dependent == {"prepare"} | STAGES_ON_TEST_IMAGES
 
 
-def test_the_choice_does_not_depend_on_a_stage_that_sees_test_images() -> None:
-    folders = tuple(f"data/{stage}" for stage in STAGES_ON_TEST_IMAGES)
-    for stage in ("train", "select_model"):
+def test_the_choice_and_what_is_finished_do_not_depend_on_a_stage_that_sees_test_images() -> None:
+    folders = tuple(f"data/{name_module(stage)}" for stage in STAGES_ON_TEST_IMAGES)
+    for stage in ("train", "select_model", "finish"):
         assert [path for path in STAGES[stage]["deps"] if path.startswith(folders)] == []
 
 
@@ -176,3 +185,8 @@ def test_pyproject_asks_for_every_package_that_is_imported() -> None:
 def test_requirements_hold_every_package_that_pyproject_asks_for() -> None:
     pinned = re.findall(r"^\S+==", (ROOT / "requirements.txt").read_text(), re.M)
     assert read_names(*DEPENDENCIES, *DEV_DEPENDENCIES) <= read_names(*pinned)
+
+
+def test_a_new_finished_model_outdates_what_was_measured_of_it() -> None:
+    assert {"evaluate", "audit", "prune", "ship", "compare"} <= set(list_followers(STAGES, "finish"))
+    assert "train" not in list_followers(STAGES, "finish")

@@ -17,7 +17,8 @@ AXES = {
     "Accuracy against size": ["kB, gzipped", "test accuracy (%)"],
     "Accuracy of every candidate": ["accuracy (%)"],
     "Learning curves of all candidates": ["accuracy (%)", "epoch"],
-    "Confusion matrix of the chosen model (test images)": ["actual class", "predicted class"],
+    "Confusion matrix of the finished model (test images)": ["actual class", "predicted class"],
+    "How familiar test images and digits look to the shipped file": ["pictures (%)", "the higher, the more familiar"],
     "Accuracy after pruning": ["weights that are zero (%)"],
     "Where the zeros are": ["zeros in the kernels that are pruned (%)"],
     "Accuracy after shrinking": ["million MACs an image"],
@@ -26,7 +27,8 @@ AXES = {
 }
 """The titles of the axes of each plot that is drawn at once, by the plot's title, in order."""
 
-TRAININGS = [f"Learning curve of {model}-{regime}" for model in ("tiny", "thin") for regime in ("none", "strong")]
+TRAININGS = [f"Learning curve of {model}-{regime}-42" for model in ("tiny", "thin") for regime in ("none", "strong")]
+TRAININGS += ["Learning curve of the finished model, seed 42"]
 CHANGED = ["Accuracy against size", "Accuracy of every candidate", "Learning curves of all candidates"]
 
 
@@ -97,7 +99,7 @@ def test_a_plot_is_drawn_with_the_titles_of_its_axes(page: Page, title: str) -> 
 def test_a_plot_has_a_caption_that_a_screen_reader_reads_too(page: Page) -> None:
     captions = page.locator("main > figure:has(svg) > figcaption").all_text_contents()
     graphics = page.locator("main > figure [role=graphics-document]").all()
-    assert len(captions) == 7
+    assert len(captions) == 8
     assert [graphic.get_attribute("aria-label") for graphic in graphics] == captions
 
 
@@ -120,7 +122,7 @@ def test_trainings_are_folded_and_drawn_when_they_are_asked_for(browser: Browser
 
 
 def test_a_plot_that_is_asked_for_alone_is_drawn_at_once(browser: Browser, finished: Path, tmp_path: Path) -> None:
-    dvc(finished, "plots", "show", "--out", str(tmp_path), "data/train/tiny-none/history.csv")
+    dvc(finished, "plots", "show", "--out", str(tmp_path), "data/train/tiny-none/42/history.csv")
 
     with open_page(browser, (tmp_path / "index.html").as_uri(), offline=True) as page:
         expect(find_plot(page, TRAININGS[0])).to_be_visible()

@@ -15,7 +15,7 @@ from stages.lib.errors import UserError
 from stages.tools.predict import classify, format_line, rank, read_card
 
 ROOT = Path(__file__).parents[1]
-ANSWER = ["is_sure", "predictions"]
+ANSWER = ["is_sure", "energy_score", "predictions"]
 START = [sys.executable, "-m", "stages.tools.predict"]
 
 
@@ -91,6 +91,7 @@ def test_probabilities_are_the_softmax_of_the_logits(model: Path) -> None:
     shares, predictions = np.exp(BIASES) / np.exp(BIASES).sum(), answer["predictions"]
     assert [each["class"] for each in predictions] == ["Bag", "Trouser", "Sneaker"]
     assert [each["probability"] for each in predictions] == pytest.approx(shares[[2, 0, 1]], abs=1e-6)
+    assert answer["energy_score"] == pytest.approx(np.log(np.exp(BIASES).sum()), abs=1e-6)
 
 
 def test_logits_are_divided_by_the_temperature_of_the_card(model: Path, content: bytes) -> None:
@@ -100,6 +101,7 @@ def test_logits_are_divided_by_the_temperature_of_the_card(model: Path, content:
 
     shares = np.exp(2 * np.array(BIASES)) / np.exp(2 * np.array(BIASES)).sum()
     assert [each["probability"] for each in answer["predictions"]] == pytest.approx(shares[[2, 0, 1]], abs=1e-6)
+    assert answer["energy_score"] == pytest.approx(np.log(np.exp(BIASES).sum()), abs=1e-6)  # which has none
 
 
 @pytest.mark.parametrize(("min_confidence", "is_sure"), [(0.55, True), (0.6, False)])

@@ -16,7 +16,7 @@ from stages.lib.network.model import build_model, predict_logits, read_model, wr
 from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams
-from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.training.checkpoint import Checkpoint
 from stages.prune import (
     build_schedule,
@@ -32,15 +32,18 @@ from stages.prune import (
 
 PRUNE = PruneParams(
     rankings=("uniform", "lamp"),
+    seeds=(7,),
     sparsities=(0.5, 0.75),
     epochs=(2, 2),
     clean_epochs=0,
+    easy_share=0.0,
     ramp_fraction=0.5,
     frequency=2,
     batch_size=8,
     learning_rate=(0.01, 0.01),
 )
 TRAIN_SET = make_images(64, seed=0)  # 8 steps of 8 images in each epoch
+LOSSES = np.linspace(0, 1, 64, dtype=np.float32)
 ARCHITECTURE: dict[str, Any] = {
     "blocks": [[4, 4]],
     "residual": False,
@@ -51,6 +54,7 @@ ARCHITECTURE: dict[str, Any] = {
 }
 CHOICE = {"architecture": ARCHITECTURE, "augmentation_limits": NONE.model_dump()}
 PARAMS = load_params()
+FINISHED = Path("data/finish/7")
 ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and 288
 
 
@@ -209,19 +213,15 @@ def test_pruning_learns_from_the_images_and_leaves_the_dense_file_as_it_is(dense
     assert dense_path.read_bytes() == before
 
 
-def test_the_bytes_depend_on_seed_augmentation_and_smoothing_alone(
-    dense_path: Path, pruned: keras.Model, tmp_path: Path
-) -> None:
-    shift = augmentation(shift_px=1)
+def test_the_bytes_depend_on_the_recipe_alone(dense_path: Path, pruned: keras.Model, tmp_path: Path) -> None:
+    """That each part of it counts is seen in test_train.py: the loop is the same."""
 
     def prune(**changes: Any) -> bytes:
         return read_bytes_of(prune_file(dense_path, **changes), tmp_path)
 
     plain = read_bytes_of(pruned, tmp_path)
     assert prune() == plain
-    changed: list[dict[str, Any]] = [{"seed": 8}, {"limits": shift}, {"label_smoothing": 0.1}]
-    assert len({plain, *(prune(**change) for change in changed)}) == 4
-    assert prune(limits=shift, epochs=1, clean_epochs=1) == prune(epochs=1)
+    assert len({plain, prune(seed=8), prune(limits=augmentation(shift_px=1))}) == 3
 
 
 def test_pruning_in_bfloat16_makes_as_many_zeros_and_does_not_round_the_stored_weights(dense_path: Path) -> None:
@@ -279,32 +279,32 @@ def test_zeros_that_are_there_are_masked_from_the_start(dense_path: Path) -> Non
 def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can prune the dense model to 50 and 75 %."""
     monkeypatch.chdir(tmp_path)
-    Path("data/select_model").mkdir(parents=True)
-    Path("data/select_model/model.h5").write_bytes(dense_path.read_bytes())
+    write_arrays(FINISHED / "losses.npz", train=LOSSES)
+    write_bytes(FINISHED / "model.h5", dense_path.read_bytes())
     write_json(Path("data/select_model/choice.json"), CHOICE)
     for name, (images, labels) in (("train", TRAIN_SET), ("val", make_images(12, 1)), ("test", make_images(9, 2))):
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     return tmp_path
 
 
-def climb(ranking: str = "uniform", **changes: Any) -> list[keras.Model]:
+def climb(ranking: str = "uniform", seed: str = "7", **changes: Any) -> list[keras.Model]:
     """Runs the stage with `changes` of prune in the working directory; returns the model at each sparsity."""
     keras.backend.clear_session()
     prune = replace(PRUNE, **changes)
-    params = replace(PARAMS, seed=7, train=replace(TRAIN, epochs=9, learning_rate=1e9), prune=prune)  # not used here
+    params = replace(PARAMS, train=replace(TRAIN, epochs=9, learning_rate=1e9), prune=prune)  # not used here
     params = replace(params, dataset=replace(params.dataset, class_names=("a", "b", "c")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(stage, "load_params", lambda **_: params)
         monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
-        monkeypatch.setattr(sys, "argv", ["prune", ranking])
+        monkeypatch.setattr(sys, "argv", ["prune", ranking, seed])
         stage.main()
-    return [read_model(Path(f"data/prune/{ranking}/{sparsity}/model.h5")) for sparsity in prune.sparsities]
+    return [read_model(Path(f"data/prune/{ranking}/{seed}/{sparsity}/model.h5")) for sparsity in prune.sparsities]
 
 
 def test_the_stage_writes_pruned_models_and_their_numbers_and_nothing_else(folder: Path, dense_path: Path) -> None:
     climb()
 
-    output = folder / "data/prune/uniform/0.75"
+    output = folder / "data/prune/uniform/7/0.75"
     metrics = read_json(output / "metrics.json")
     names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
     assert {path.name for path in output.iterdir()} == {"model.h5", "metrics.json", "layers.csv"}
@@ -319,7 +319,7 @@ def test_the_stage_writes_pruned_models_and_their_numbers_and_nothing_else(folde
         assert metrics[f"{prefix}size_bytes"] == len(file)
         assert metrics[f"{prefix}gzip_size_bytes"] == len(gzip.compress(file, 9, mtime=0))
     assert count_zeros_by_layer(read_model(output / "model.h5")) == ZEROS
-    assert (folder / "data/select_model/model.h5").read_bytes() == dense
+    assert (folder / FINISHED / "model.h5").read_bytes() == dense
     assert list((folder / "data/checkpoints").iterdir()) == []
 
 
@@ -340,6 +340,27 @@ def test_each_sparsity_starts_from_the_model_of_the_one_before_and_has_a_learnin
 
 
 @pytest.mark.usefixtures("folder")
+def test_images_that_the_finished_model_finds_easy_are_seen_in_every_other_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def prune_without_training(model: keras.Model, sparsities: dict[str, float], *rest: Any) -> None:
+        seen.append(rest[-1])
+        for name in sparsities:
+            kernel = model.get_layer(name).kernel
+            kernel.assign(kernel * (np.arange(kernel.shape[-1]) % 2))
+
+    monkeypatch.setattr(stage, "prune_model", prune_without_training)
+
+    for easy_share in (0.25, 0.0):
+        climb(easy_share=easy_share, sparsities=(0.5,), epochs=(1,), learning_rate=(0.01,))
+
+    assert np.array_equal(np.flatnonzero(seen[0]), range(16))
+    assert seen[1] is None
+
+
+@pytest.mark.usefixtures("folder")
 def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers() -> None:
     zeros = [count_zeros_by_layer(model) for model in climb("lamp")]
 
@@ -352,7 +373,7 @@ def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers() -> 
 def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_seed() -> None:
     prune = replace(PRUNE, batch_size=4, clean_epochs=1, epochs=(2, 3), learning_rate=(0.1, 0.2))
 
-    steps = list_steps("lamp", CHOICE, prune, make_recipe(seed=7, label_smoothing=0.1))
+    steps = list_steps("lamp", CHOICE, prune, make_recipe(seed=7, label_smoothing=0.1), FINISHED)
 
     same: dict[str, Any] = {"label_smoothing": 0.1, "batch_size": 4, "clean_epochs": 1}
     assert [step.recipe for step in steps] == [
@@ -360,7 +381,7 @@ def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_se
         make_recipe(seed=7 + 2, epochs=3, learning_rate=0.2, **same),
     ]
     assert [str(step.checkpoint.path) for step in steps] == [
-        f"data/checkpoints/prune@lamp-{sparsity}.npz" for sparsity in (0.5, 0.75)
+        f"data/checkpoints/prune@lamp-{sparsity}-7.npz" for sparsity in (0.5, 0.75)
     ]
 
 
@@ -376,12 +397,13 @@ def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_se
         ({"epochs": (3, 2)}, 0),
         ({"frequency": 3}, 0),
         ({"ramp_fraction": 0.6}, 0),
+        ({"easy_share": 0.5}, 0),
     ],
     ids=str,
 )
 def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(changes: dict[str, Any], num_same: int) -> None:
     before, after = (
-        [step.checkpoint.fingerprint for step in list_steps("uniform", CHOICE, prune, make_recipe())]
+        [step.checkpoint.fingerprint for step in list_steps("uniform", CHOICE, prune, make_recipe(), FINISHED)]
         for prune in (PRUNE, replace(PRUNE, **changes))
     )
 
@@ -392,3 +414,36 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(changes: dict[str
 def test_an_unknown_ranking_is_refused() -> None:
     with pytest.raises(UserError, match="ranking: unknown name 'lamb'; did you mean 'lamp'"):
         climb("lamb")
+
+
+@pytest.mark.usefixtures("folder")
+def test_each_seed_prunes_its_own_finished_model(dense_path: Path) -> None:
+    other = read_model(dense_path)
+    other.get_layer("conv2").kernel.assign(2 * other.get_layer("conv2").kernel)
+    write_model(Path("data/finish/8/model.h5"), other)
+    write_arrays(Path("data/finish/8/losses.npz"), train=LOSSES)
+    of_seven, of_eight = (
+        kernels(climb(seed=seed, seeds=(7, 8), sparsities=(0.5,), epochs=(1,), learning_rate=(1e-30,))[0])
+        for seed in ("7", "8")
+    )
+
+    assert np.array_equal(of_eight["conv2"], 2 * of_seven["conv2"])
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", ["model.h5", "losses.npz"])
+def test_a_checkpoint_belongs_to_the_model_that_is_pruned_and_to_its_seed(name: str) -> None:
+    def list_fingerprints(seed: int) -> list[str]:
+        steps = list_steps("uniform", CHOICE, PRUNE, make_recipe(seed=seed), FINISHED)
+        return [step.checkpoint.fingerprint for step in steps]
+
+    found = [*list_fingerprints(7), *list_fingerprints(8)]
+    (FINISHED / name).write_bytes(b"of another training")
+
+    assert len({*found, *list_fingerprints(7)}) == 6
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_seed_that_is_not_pruned_is_refused() -> None:
+    with pytest.raises(UserError, match="seed: unknown name '8'; known: 7"):
+        climb(seed="8")

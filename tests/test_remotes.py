@@ -21,7 +21,7 @@ WRONG_SECRETS = {
     "webdav": ({"PASSWORD": "wrong"}, "401 (Not Authorized)"),
 }
 MODEL = "data/ship/model.tflite"  # also a file of the folder data/export/..., which is an output of its own
-THIN = "data/train/thin-none/model.h5"
+THIN = "data/train/thin-none/42/model.h5"
 HALF = 25_000_000  # bytes; all files of the crumb together have 55 million
 
 
@@ -197,7 +197,7 @@ def test_damaged_files_of_cache_storage_and_workspace_are_mended(pushed: Path, f
     damage(find_file(storage, MODEL, pushed))
     (pushed / THIN).unlink()
     dvc(pushed, "checkout")
-    assert "up to date" in dvc(pushed, "status", "train@thin-none")  # DVC believes the name of the damaged file
+    assert "up to date" in dvc(pushed, "status", "train@thin-none-42")  # DVC believes the name of the damaged file
     printed = run_commands(pushed, "mend")
     assert str(find_file(cache, THIN, pushed)) in printed
     assert str(find_file(storage, MODEL, pushed)) in printed
@@ -232,7 +232,7 @@ def test_merge_of_two_models_trains_neither_again(copy: Path, tmp_path: Path) ->
     assert "CONFLICT" in run_commands(copy, "merge", status=1)
     assert (copy / "dvc.lock").read_bytes() == ours
     printed = run_commands(copy, "merge-finish")
-    assert "Stage 'train@thin-none' is cached - skipping run" in printed
+    assert "Stage 'train@thin-none-42' is cached - skipping run" in printed
     assert re.findall(r"Running stage '(.*)'", printed) == ["validate", "complexity@thin", "select_model"]
     merged = yaml.safe_load((copy / "params.yaml").read_text())["models"]
     assert [merged[name]["dropout"] for name in ("tiny", "thin")] == [0.3, 0.3]

@@ -101,13 +101,31 @@ def test_every_candidate_has_its_row_and_the_chosen_one_stands_out(page: Page, f
     assert marked == [f"{choice['model']}-{choice['augmentation']}"]
 
 
+def test_duplicates_and_what_they_are_worth_have_their_rows(page: Page, finished: Path) -> None:
+    audit = read_json(finished / "data/audit/metrics.json")
+    caption = "Pairs of duplicates"
+    counts = [row for kind in audit["duplicates"].values() for row in kind.values()]
+    assert read_column(page, caption, 1)[:4] == [
+        *("files: train", "files: train and t10k", "files: t10k"),
+        "splits: train",
+    ]
+    for column, kind in ((2, "exact"), (3, "near"), (4, "two_labels")):
+        assert read_column(page, caption, column) == [str(row[kind]) for row in counts]
+    caption, parts = "has a duplicate in training", audit["test_accuracy"]
+    assert read_column(page, caption, 1) == [name.replace("_", " ") for name in parts]
+    assert read_column(page, caption, 2) == [str(part["images"]) for part in parts.values()]
+    assert read_column(page, caption, 3) == [
+        "{:.2f} % ({:.1f} to {:.1f})".format(*(100 * part[f"accuracy{end}"] for end in ("", "_low", "_high")))
+        for part in parts.values()
+    ]
+
+
 def test_every_sparsity_says_how_long_it_was_trained(browser: Browser, copy: Path) -> None:
     edit_params(copy, prune={"epochs": [1, 3]})
     run(copy, sys.executable, "-m", "stages.report")
     with open_page(browser, (copy / "data/report/index.html").as_uri(), offline=True) as page:
         shown = dict(zip(*(read_column(page, "Every step of pruning", column) for column in (1, 3)), strict=True))
-    dense = read_json(copy / "data/select_model/metrics.json")["chosen"]
-    assert shown == {dense: "", "lamp-0.5": "1", "lamp-0.75": "3"}
+    assert shown == {"finished": "", "lamp-0.5": "1", "lamp-0.75": "3"}
 
 
 def test_every_paired_test_has_its_row(page: Page, finished: Path) -> None:

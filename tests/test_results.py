@@ -5,7 +5,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_files import ACCURACY, make_params, write_latency, write_run, write_stage_time, write_training_time
+from run_files import (
+    ACCURACY,
+    CHOSEN,
+    FINISHED,
+    OTHER_SEED,
+    SEED,
+    make_params,
+    make_study,
+    trained,
+    write_latency,
+    write_run,
+    write_stage_time,
+    write_training_time,
+)
 
 from stages.lib.errors import UserError
 from stages.lib.results import published
@@ -17,7 +30,9 @@ from stages.lib.results.rows import (
     ModelFile,
     PublishedModel,
     RankedFile,
+    average,
     count_images,
+    deviate,
     read_candidate,
     read_dense,
     read_evaluation,
@@ -32,7 +47,7 @@ from stages.lib.results.rows import (
 )
 from stages.lib.results.times import RECORDED, StageTime, list_items, read_times
 from stages.lib.storage.files import read_json, write_bytes, write_json
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.variant import Variant, name_finished
 from stages.tools import record_times
 
 
@@ -44,64 +59,95 @@ def run(tmp_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_dir
 
 
-def read_chosen() -> ModelFile:
-    return read_dense(read_candidate("small", "flip"))
+def read_chosen(*seeds: int) -> Candidate:
+    return read_candidate("small", "flip", seeds or [SEED])
+
+
+def read_finished() -> ModelFile:
+    return read_dense(name_finished(SEED), read_chosen())
+
+
+LAMP = Variant("prune", "lamp", 0.9, SEED)
 
 
 def test_a_candidate_is_read_without_what_was_measured_on_test_images() -> None:
-    write_bytes(Path("data/evaluate/small-flip/metrics.json"), b"no JSON")
-    assert read_candidate("small", "flip") == Candidate("small", "flip", 0.94, 0.25, 1_000_000, 100_000, 16)
+    write_bytes(Path("data/evaluate/small-flip/42/metrics.json"), b"no JSON")
+    assert read_chosen() == Candidate("small", "flip", "42", 0.94, None, 0.25, 1_000_000, 100_000, 16)
+    assert read_chosen().variants == [Variant("train", "small", "flip", SEED)]
 
 
 def test_an_evaluation_holds_the_accuracy_under_each_distortion() -> None:
-    found = read_evaluation(read_candidate("small", "flip"))
-    assert found == Evaluation(0.94 - 0.01, 0.3, 0.02, {"flip": 0.94 - 0.1})
+    found = read_evaluation(read_chosen().variants)
+    assert found == Evaluation(0.94 - 0.01, None, 0.3, 0.02, {"flip": 0.94 - 0.1})
 
 
-def test_a_dense_model_is_the_file_that_training_wrote() -> None:
-    content = b"the model of small-flip" * 100
-    chosen = read_chosen()
-    assert (chosen.name, chosen.kind, chosen.format, chosen.path.read_bytes()) == (
-        "small-flip",
-        "dense",
-        "keras",
-        content,
-    )
-    assert (chosen.size_bytes, chosen.gzip_size_bytes) == (len(content), len(gzip.compress(content, mtime=0)))
-    assert (chosen.macs, chosen.nonzero_macs, chosen.parameters, chosen.sparsity) == (1_000_000, 1_000_000, 100_000, 0)
+def test_of_several_seeds_a_candidate_has_the_mean_and_the_standard_deviation() -> None:
+    write_run(seeds=(SEED, OTHER_SEED))
+    candidate = read_chosen(SEED, OTHER_SEED)
+    assert (candidate.seeds, candidate.variant) == ("42 7", Variant("train", "small", "flip", SEED))
+    assert (candidate.val_accuracy, candidate.val_accuracy_sd) == (0.945, 0.007071)  # of 0.94 and 0.95: n - 1
+    assert candidate.val_loss == 0.25
+    evaluation = read_evaluation(candidate.variants)
+    assert (evaluation.test_accuracy, evaluation.test_accuracy_sd) == (0.935, 0.007071)
+    assert evaluation.under == {"flip": 0.845}
+
+
+def test_the_mean_of_one_seed_is_its_number_digit_by_digit_and_has_no_deviation() -> None:
+    third = 1 / 3
+    assert (average([third]), deviate([third])) == (third, None)
+    assert (average([third, third, 0]), deviate([third, third, 0])) == (0.222222, 0.19245)
+
+
+def test_a_dense_model_is_the_file_that_its_training_wrote() -> None:
+    for dense, content in (
+        (read_dense(trained(CHOSEN), read_chosen()), b"the model of train@small-flip-42" * 100),
+        (read_finished(), b"the model of finish@finished-42" * 100),
+    ):
+        assert (dense.kind, dense.format, dense.path.read_bytes()) == ("dense", "keras", content)
+        assert (dense.size_bytes, dense.gzip_size_bytes) == (len(content), len(gzip.compress(content, mtime=0)))
+        costs = (1_000_000, 1_000_000, 100_000, 0)
+        assert (dense.macs, dense.nonzero_macs, dense.parameters, dense.sparsity) == costs
+
+
+def test_the_finished_model_is_told_from_the_candidate_that_it_was() -> None:
+    chosen, finished = read_dense(trained(CHOSEN), read_chosen()), read_finished()
+    assert (chosen.label, chosen.variant) == ("small-flip (Keras)", trained(CHOSEN))
+    assert (finished.label, finished.variant) == ("finished (Keras)", name_finished(SEED))
+    assert (finished.val_accuracy, finished.test_accuracy) == (FINISHED, FINISHED - 0.01)
 
 
 def test_a_pruned_model_costs_all_macs_of_the_dense_one_and_names_those_that_are_not_zero() -> None:
-    pruned = read_version(Variant("prune", "lamp", 0.9), read_chosen())
+    pruned = read_version(LAMP, read_finished())
     assert (pruned.name, pruned.kind, pruned.macs, pruned.nonzero_macs) == ("lamp-0.9", "pruned", 1_000_000, 100_000)
     assert (pruned.parameters, pruned.sparsity, pruned.val_accuracy) == (100_000, 0.9 - 0.001, 0.921)
 
 
 def test_a_shrunk_model_costs_what_is_left_of_it() -> None:
-    shrunk = read_version(Variant("shrink", "scratch", 0.5), read_chosen())
+    shrunk = read_version(Variant("shrink", "scratch", 0.5, SEED), read_finished())
     assert (shrunk.kind, shrunk.macs, shrunk.nonzero_macs, shrunk.parameters) == ("shrunk", 480_000, 480_000, 45_000)
 
 
 def test_exported_files_have_what_they_measure_and_the_cost_of_their_model() -> None:
-    pruned = read_version(Variant("prune", "lamp", 0.9), read_chosen())
+    pruned = read_version(LAMP, read_finished())
     float32, int8 = read_exported(pruned)
     assert (float32.label, int8.label, pruned.label) == ("lamp-0.9", "lamp-0.9 int8", "lamp-0.9 (Keras)")
     assert (int8.val_accuracy, int8.gzip_size_bytes, int8.nonzero_macs) == (0.92, 900, 100_000)
     assert int8.path.read_bytes() == b"lamp-0.9 in int8"
-    assert int8.variant == Variant("prune", "lamp", 0.9)
+    assert int8.variant == LAMP
     path = int8.path.parent / "metrics.json"
     write_json(path, {key: value for key, value in read_json(path).items() if key != "int8_size_bytes"})  # left out
     assert list(read_exported(pruned)) == [float32]
 
 
 def test_the_zeros_and_the_macs_of_layers_are_read_for_each_version() -> None:
-    assert read_kernel_zeros(["lamp"], [0.9])[0] == KernelZeros("lamp", 0.9, "conv1", 10, 1, 0.25)
+    assert read_kernel_zeros(["lamp"], [0.9], SEED)[0] == KernelZeros("lamp", 0.9, "conv1", 10, 1, 0.25)
     layers = [("all filters", 900_000), ("at most 50 %", 450_000), ("at most 25 %", 225_000)]
-    assert read_shrunk_layers("magnitude", [0.5, 0.25]) == [LayerMacs("conv1", share, macs) for share, macs in layers]
+    rows = [LayerMacs("conv1", share, macs) for share, macs in layers]
+    assert read_shrunk_layers("magnitude", [0.5, 0.25], SEED) == rows
 
 
 def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
-    rows = [read_chosen(), read_version(Variant("prune", "lamp", 0.9), read_chosen())]
+    rows = [read_finished(), read_version(LAMP, read_finished())]
     write_rows(tmp_path / "x.csv", ModelFile, rows, {"val": 200, "test": 100})
     write_rows(tmp_path / "none.csv", StageTime, [])
     assert read_rows(tmp_path / "x.csv", ModelFile) == rows
@@ -110,20 +156,20 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_images_are_counted_by_split() -> None:
-    assert count_images("small-flip") == {"val": 200, "test": 100}
+    assert count_images(trained(CHOSEN)) == {"val": 200, "test": 100}
 
 
 def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
-    files = [RankedFile(**vars(read_chosen()), is_on_size_front=True, is_on_macs_front=False)]
+    files = [RankedFile(**vars(read_finished()), is_on_size_front=True, is_on_macs_front=False)]
     others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
     write_frontier(tmp_path / "x.csv", files, others, {"val": 200, "test": 100})
     assert read_frontier(tmp_path / "x.csv") == (files, others)
 
 
 def test_what_is_missing_is_named_with_the_remedy() -> None:
-    Path("data/prune/lamp/0.9/metrics.json").unlink()
-    with pytest.raises(UserError, match=r"data/prune/lamp/0\.9/metrics\.json: not found; run `dvc repro`"):
-        read_version(Variant("prune", "lamp", 0.9), read_chosen())
+    Path("data/prune/lamp/42/0.9/metrics.json").unlink()
+    with pytest.raises(UserError, match=r"data/prune/lamp/42/0\.9/metrics\.json: not found; run `dvc repro`"):
+        read_version(LAMP, read_finished())
 
 
 def test_the_leaderboard_is_as_its_readme_says() -> None:
@@ -140,14 +186,15 @@ def test_the_leaderboard_is_as_its_readme_says() -> None:
 
 # Times
 
-ITEMS = list_items(["small", "third"], ["none", "flip"], "lamp", "magnitude")
-MODEL, FILE = Path("data/train/small-flip/model.h5"), Path("data/export/prune/lamp-0.9/int8.tflite")
+ITEMS = list_items(make_study(), make_params().prune, make_params().shrink)
+TRAINED = [*map(trained, ACCURACY), name_finished(SEED)]
+MODEL, FILE = Path("data/train/small-flip/42/model.h5"), Path("data/export/prune/lamp-0.9/int8.tflite")
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes times of this machine, and records them."""
-    for key in ACCURACY:
-        write_training_time(key)
+    for variant in TRAINED:
+        write_training_time(variant)
     write_latency("prune", "lamp-0.9", "int8", 0.2)
     write_stage_time("prepare", seconds=3)
     monkeypatch.setattr(record_times, "load_params", lambda **_: make_params())
@@ -160,7 +207,7 @@ def test_without_times_nothing_is_known() -> None:
 
 
 def test_what_was_measured_here_is_known_of_the_very_file() -> None:
-    write_training_time("small-flip")
+    write_training_time(trained(CHOSEN))
     write_latency("prune", "lamp-0.9", "int8", 0.2)
     times = read_times(ITEMS)
     training, latency = times.find_training(MODEL), times.find_latency(FILE)
@@ -174,15 +221,16 @@ def test_what_was_measured_here_is_known_of_the_very_file() -> None:
 
 
 def test_only_stages_of_this_run_are_listed() -> None:
-    names = ["export@prune", "prepare", "prune@lamp", "train@small-flip"]
-    for name in [*names, "train@gone-none", "prune@uniform"]:
+    names = ["evaluate@finished-42", "evaluate@small-flip-42", "export@finish", "export@prune", "finish@42", "prepare"]
+    names += ["prune@lamp-42", "train@small-flip-42"]
+    for name in [*names, "train@gone-none-42", "train@small-flip-7", "prune@uniform-7", "finish@7"]:
         write_stage_time(name)
     assert [stage.stage for stage in read_times(ITEMS).stages] == names
 
 
 def test_a_recorded_time_goes_before_one_that_was_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     record(monkeypatch)
-    write_training_time("small-flip", seconds=999)
+    write_training_time(trained(CHOSEN), seconds=999)
     write_latency("prune", "lamp-0.9", "int8", 999)
     write_stage_time("prepare", seconds=999)
     times = read_times(ITEMS)
@@ -194,22 +242,28 @@ def test_a_recorded_time_goes_before_one_that_was_measured_here(monkeypatch: pyt
 
 def test_of_another_run_the_times_of_this_machine_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     record(monkeypatch)
-    for path in (MODEL, Path("data/select_model/model.h5")):
+    for path in (MODEL, name_finished(SEED).folder / "model.h5"):
         path.write_bytes(b"the model of other params")
-    write_training_time("small-flip", seconds=7)
+    write_training_time(trained(CHOSEN), seconds=7)
     write_stage_time("prepare", seconds=7)
     times = read_times(ITEMS)
     assert (times.find_training(MODEL) or {})["seconds"] == 7
     assert times.stages == [StageTime("prepare", 7, 700)]
 
 
+def test_of_a_run_with_more_seeds_the_stages_of_the_recorded_run_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    record(monkeypatch)
+    write_stage_time("prepare", seconds=7)
+    assert read_times([*ITEMS, "small-flip-7"]).stages == [StageTime("prepare", 7, 700)]
+
+
 def test_times_are_recorded_of_files_at_hand_alone_and_kept_where_nothing_was_measured_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write_training_time("third-none", model_sha256="of a model that is gone")
+    write_training_time(trained("third-none"), model_sha256="of a model that is gone")
     record(monkeypatch)
     before = RECORDED.read_bytes()
-    assert len(read_json(RECORDED)["trainings"]) == len(ACCURACY)
+    assert len(read_json(RECORDED)["trainings"]) == len(TRAINED)
     for path in Path("data/timing").glob("**/*.json"):
         path.unlink()
     record_times.main()
@@ -217,6 +271,7 @@ def test_times_are_recorded_of_files_at_hand_alone_and_kept_where_nothing_was_me
 
 
 def test_recording_without_a_run_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("data/select_model/model.h5").unlink()
-    with pytest.raises(UserError, match=r"data/select_model/model\.h5: not found; run `dvc repro`"):
-        record(monkeypatch)
+    (name_finished(SEED).folder / "model.h5").unlink()
+    monkeypatch.setattr(record_times, "load_params", lambda **_: make_params())
+    with pytest.raises(UserError, match=r"data/finish/42/model\.h5: not found; run `dvc repro`"):
+        record_times.main()

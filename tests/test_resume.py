@@ -1,6 +1,5 @@
 """Trainings that are killed: real processes, real kills at random moments, on a crumb of the real data."""
 
-import json
 import os
 import random
 import re
@@ -11,27 +10,49 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import psutil
 import pytest
 import yaml
 from pipeline import compute_checksums, dvc, edit_params, make_clone
 
-NUM_KILLS = 10
-STAGE = "train@tiny-strong"
-TRAIN = [sys.executable, "-m", "stages.train", "tiny", "strong"]
+from stages.lib.storage.files import write_arrays, write_bytes, write_json
+
+NUM_KILLS = 6
+STAGE = "train@tiny-strong-42"
+TRAIN = [sys.executable, "-m", "stages.train", "tiny", "strong", "42"]
+OUTPUT = "data/train/tiny-strong/42"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a clone with so many epochs that they take longer than the start, and what a run of them gives."""
+    """Returns a clone with so many epochs that they take longer than the start."""
     folder = tmp_path_factory.mktemp("resume") / "clone"
     make_clone(folder)
-    edit_params(folder, train={"epochs": 20, "batch_size": 64}, prune={"epochs": 10})
+    edit_params(folder, study={"keep_fraction": 1.0}, train={"epochs": 20, "batch_size": 64}, prune={"epochs": 10})
     dvc(folder, "repro", "prepare")
-    start(folder, *TRAIN).communicate(timeout=120)
-    shutil.copytree(folder / "data/train/tiny-strong", folder / "undisturbed")
     return folder
+
+
+class Undisturbed(NamedTuple):
+    """What a training gives that nobody kills: its files, and the seconds that it takes."""
+
+    files: dict[str, bytes]
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path) -> Undisturbed:
+    """Returns what a training gives in `folder`."""
+    began = time.monotonic()
+    start(folder, *TRAIN).communicate(timeout=300)
+    return Undisturbed(read_files(folder / OUTPUT), time.monotonic() - began)
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def start(folder: Path, *command: str) -> subprocess.Popen[str]:
@@ -62,15 +83,11 @@ def wait_for_epoch(process: subprocess.Popen[str], epoch: int, name: str = "") -
     raise AssertionError(f"the run ended before epoch {epoch} of {name or 'it'}")
 
 
-def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
-    outputs = folder / "data/train/tiny-strong"
-    began = time.monotonic()
-    undisturbed = start(folder, *TRAIN)
-    undisturbed.communicate(timeout=120)
-    seconds = time.monotonic() - began
-    expected = compute_checksums(folder / "undisturbed")
-    assert compute_checksums(outputs) == expected
-    assert sorted(expected) == ["history.csv", "metrics.json", "model.h5"]
+def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
+    folder: Path, undisturbed: Undisturbed
+) -> None:
+    outputs = folder / OUTPUT
+    assert sorted(undisturbed.files) == ["history.csv", "metrics.json", "model.h5", "probabilities.npz"]
 
     draw, resumed_after = random.Random(0), set()  # noqa: S311  (no secret)
     num_kills = 0
@@ -79,7 +96,7 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_u
         while True:
             process = start(folder, *TRAIN)
             try:
-                printed, _ = process.communicate(timeout=draw.uniform(0.3, 0.9) * seconds)
+                printed, _ = process.communicate(timeout=draw.uniform(0.3, 0.9) * undisturbed.seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
                 printed, _ = process.communicate()
@@ -89,13 +106,14 @@ def test_a_training_that_is_killed_at_random_moments_ends_with_the_bytes_of_an_u
             if process.returncode == 0:
                 break
             assert process.returncode == -signal.SIGKILL, printed
-        assert compute_checksums(outputs) == expected
+        assert read_files(outputs) == undisturbed.files
         assert list((folder / "data/checkpoints").iterdir()) == []
     assert len(resumed_after) > NUM_KILLS / 4  # the kills hit the training, and not only the start
 
 
-def test_terminating_dvc_ends_the_training_and_the_next_repro_goes_on_with_it(folder: Path) -> None:
-    expected = compute_checksums(folder / "undisturbed")
+def test_terminating_dvc_ends_the_training_and_the_next_repro_goes_on_with_it(
+    folder: Path, undisturbed: Undisturbed
+) -> None:
     process = start(folder, sys.executable, "-m", "dvc", "repro", "--force", "--single-item", STAGE)
     wait_for_epoch(process, 2)
     (training,) = (
@@ -107,7 +125,7 @@ def test_terminating_dvc_ends_the_training_and_the_next_repro_goes_on_with_it(fo
     training.wait(timeout=5)
     process.communicate(timeout=5)
     assert "goes on after epoch" in dvc(folder, "repro", "--single-item", STAGE)
-    assert compute_checksums(folder / "data/train/tiny-strong") == expected
+    assert read_files(folder / OUTPUT) == undisturbed.files
 
 
 def test_a_second_trainer_of_a_stage_is_refused(folder: Path) -> None:
@@ -168,19 +186,21 @@ def test_a_checkpoint_of_other_params_is_never_resumed_from(
     assert " epoch 1/" in printed
 
 
-def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folder: Path) -> None:
-    chosen, output = folder / "data/select_model", folder / "data/prune/lamp"
-    chosen.mkdir(exist_ok=True)
-    shutil.copy(folder / "undisturbed/model.h5", chosen)
+def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(
+    folder: Path, undisturbed: Undisturbed
+) -> None:
+    output = folder / "data/prune/lamp/42"
+    write_bytes(folder / "data/finish/42/model.h5", undisturbed.files["model.h5"])
+    write_arrays(folder / "data/finish/42/losses.npz", train=np.arange(960, dtype=np.float32))
     params = yaml.safe_load((folder / "params.yaml").read_text())
     choice = {"architecture": params["models"]["tiny"], "augmentation_limits": params["augmentations"]["strong"]}
-    (chosen / "choice.json").write_text(json.dumps(choice))
-    prune = [sys.executable, "-m", "stages.prune", "lamp"]
+    write_json(folder / "data/select_model/choice.json", choice)
+    prune = [sys.executable, "-m", "stages.prune", "lamp", "42"]
     start(folder, *prune).communicate(timeout=120)
     expected = compute_checksums(output)
     assert len(expected) == 2 * 3
 
-    for name, epoch in (("prune@lamp-0.5", 3), ("prune@lamp-0.75", 1), ("prune@lamp-0.75", 6)):
+    for name, epoch in (("prune@lamp-0.5-42", 3), ("prune@lamp-0.75-42", 1), ("prune@lamp-0.75-42", 6)):
         shutil.rmtree(output, ignore_errors=True)  # as dvc does before it runs a stage again
         process = start(folder, *prune)
         wait_for_epoch(process, epoch, name)
@@ -189,5 +209,5 @@ def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(folder
     shutil.rmtree(output)
     printed, _ = start(folder, *prune).communicate(timeout=120)
 
-    assert "prune@lamp-0.75: goes on after epoch" in printed
+    assert "prune@lamp-0.75-42: goes on after epoch" in printed
     assert compute_checksums(output) == expected

@@ -172,7 +172,8 @@ def test_a_record_that_does_not_fit_on_the_disk_is_an_error_of_the_machine(monke
     [
         (["/somewhere/stages/prepare.py"], "prepare"),
         (["stages/preview.py", "mild"], "preview@mild"),
-        (["stages/train.py", "third", "none"], "train@third-none"),
+        (["stages/train.py", "third", "none", "42"], "train@third-none-42"),
+        (["stages/evaluate.py", "third-none", "42"], "evaluate@third-none-42"),
     ],
 )
 def test_a_stage_is_named_as_dvc_names_it(argv: list[str], stage: str) -> None:
@@ -305,7 +306,9 @@ def test_a_stage_that_dvc_runs_is_watched_and_another_one_is_not(monkeypatch: py
     [
         (["stages/train.py", "third", "none"], {"select_model": False, "frontier": False, "compare": False}),
         (["stages/select_model.py"], {"select_model": True, "frontier": False, "compare": False}),
-        (["stages/prune.py", "lamp"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/finish.py", "42"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/evaluate.py", "finished", "42"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/prune.py", "lamp", "42"], {"select_model": True, "frontier": False, "compare": False}),
         (["stages/ship.py"], {"select_model": True, "frontier": True, "compare": False}),
         (["stages/report.py"], {"select_model": True, "frontier": True, "compare": True}),
     ],

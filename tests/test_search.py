@@ -138,6 +138,7 @@ def searched(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Search
     # With this seed the first two draws are good and the third is hopeless; trials 0 and 1 are made again as 2 and 3.
     # Two trials have to be whole before one is stopped: else the better of the two good ones could stop the other.
     widths = {"models.tiny.dense": [[16], [24]]}
+    edit_params(folder, study={"seeds": [42, 7]})  # of which trials have the first
     configure(folder, epochs=20, more=widths, trials=3, seed=2, startup_trials=2, warmup_fraction=0)
     try:
         with searching(folder, *SEARCH, "--workers", "2"):
@@ -190,6 +191,7 @@ def test_every_whole_trial_is_an_experiment_with_its_parameters_and_its_accuracy
         assert float(experiment["data/select_model/metrics.json:val_accuracy"]) == pytest.approx(
             float(row["val_accuracy"]), abs=1e-5
         )
+        assert [json.loads(experiment[f"{section}.seeds"]) for section in ("study", "prune", "shrink")] == [[42]] * 3
         assert json.loads(experiment["models.tiny.dense"]) == json.loads(row["models.tiny.dense"])
         assert experiment["train.learning_rate"] == row["train.learning_rate"]
 
@@ -204,8 +206,8 @@ def test_the_best_trial_is_applied_by_the_command_that_is_printed_and_needs_no_t
 
     dvc(copy, *command.split())
 
-    assert "Data and pipelines are up to date" in dvc(copy, "repro", "train@tiny-none")
-    metrics = json.loads((copy / "data/train/tiny-none/metrics.json").read_text())
+    assert "Data and pipelines are up to date" in dvc(copy, "repro", "train@tiny-none-42")
+    metrics = json.loads((copy / "data/train/tiny-none/42/metrics.json").read_text())
     assert metrics["val_accuracy"] == float(best["val_accuracy"])
 
 
@@ -286,13 +288,20 @@ def test_a_study_goes_on_while_nothing_changes_that_a_training_depends_on(
     (copy / "stages/report.py").write_text("")
     commit(copy)
     assert name() == names[0]
+    edit_params(copy, study={"seeds": [42, 7]})  # a trial has the first one alone
+    assert name() == names[0]
+    edit_params(copy, study={"seeds": [7, 42]}, prune={"seeds": [7]}, shrink={"seeds": [7]})
+    names.append(name())
+    edit_params(copy, study={"keep_fraction": 0.4})
+    names.append(name())
     edit_params(copy, search={"seed": 9})
     names.append(name())
     edit_params(copy, train={"learning_rate": 0.002})
     names.append(name())
-    (copy / "stages/train.py").write_text("")
-    commit(copy)
-    names.append(name())
+    for path in ("stages/train.py", "data/leave_out.csv"):
+        (copy / path).write_text("")
+        commit(copy)
+        names.append(name())
     assert len(set(names)) == len(names)
 
 

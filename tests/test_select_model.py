@@ -9,18 +9,19 @@ from sections import replace
 from stages import select_model as stage
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams, StudyParams
+from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams
 from stages.lib.results.rows import Candidate
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.select_model import explain, select_candidate
 
+PARAMS = load_params()
 SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
 
 
 def candidate(
     val_accuracy: float, receptive_field_px: int = 16, macs: int = 1000, name: str = "a", augmentation: str = "none"
 ) -> Candidate:
-    return Candidate(name, augmentation, val_accuracy, 0.2, macs, 77_000, receptive_field_px)
+    return Candidate(name, augmentation, "42", val_accuracy, None, 0.2, macs, 77_000, receptive_field_px)
 
 
 def test_a_single_candidate_is_chosen() -> None:
@@ -147,12 +148,7 @@ def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
     assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007)
 
 
-MODEL_BYTES = b"the model of small-flip"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder with four trained candidates, in which the stage chooses small-flip; there is no data/evaluate."""
+def set_params(monkeypatch: pytest.MonkeyPatch, *seeds: int) -> None:
     augmentations = {
         "none": AugmentationParams(
             rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
@@ -162,19 +158,29 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     }
     params = replace(
-        load_params(),
+        PARAMS,
         models={"small": SMALL, "large": SMALL},
-        study=StudyParams(models=("small", "large"), augmentations=("none", "flip")),
+        study=replace(PARAMS.study, models=("small", "large"), augmentations=("none", "flip"), seeds=seeds),
         augmentations=augmentations,
         select_model=SelectModelParams(tolerance=0.002),
     )
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
+
+
+def write_accuracies(seed: int, **accuracies: float) -> None:
+    """Writes what trainings with one seed gave: of each candidate, with _ in place of -, the validation accuracy."""
+    for key, accuracy in accuracies.items():
+        folder = Path(f"data/train/{key.replace('_', '-')}/{seed}")
+        write_json(folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Is a folder with four trained candidates, in which the stage chooses small-flip; there is no data/evaluate."""
+    set_params(monkeypatch, 42)
     monkeypatch.chdir(tmp_path)
     write_arrays(Path("data/prepare/val.npz"), labels=np.zeros(200, np.uint8))
-    accuracies = {"small-none": 0.90, "small-flip": 0.94, "large-none": 0.91, "large-flip": 0.941}
-    for key, accuracy in accuracies.items():
-        write_json(Path(f"data/train/{key}/metrics.json"), {"val_accuracy": accuracy, "val_loss": 0.25})
-        write_bytes(Path(f"data/train/{key}/model.h5"), f"the model of {key}".encode())
+    write_accuracies(42, small_none=0.90, small_flip=0.94, large_none=0.91, large_flip=0.941)
     for model, macs in (("small", 1000), ("large", 3000)):
         cost = {"macs": macs, "flops": 2 * macs, "parameters": 50, "receptive_field_px": 16}
         write_json(Path(f"data/complexity/{model}/metrics.json"), cost)
@@ -207,9 +213,11 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
     assert reason.endswith(".\n")
     assert read_json(folder / "data/select_model/metrics.json") == {
         "chosen": "small-flip",
+        "seeds": "42",
         "val_accuracy": 0.94,
         "val_accuracy_low": pytest.approx(0.8981, abs=1e-4),  # 188 of 200
         "val_accuracy_high": pytest.approx(0.9653, abs=1e-4),
+        "val_accuracy_sd": None,
         "val_loss": 0.25,
         "macs": 1000,
         "parameters": 50,
@@ -217,23 +225,32 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
     }
 
 
-def test_the_stage_writes_its_five_files_and_no_others(folder: Path) -> None:
+def test_the_stage_writes_its_four_files_and_no_others(folder: Path) -> None:
     stage.main()
 
     assert {path.name for path in (folder / "data/select_model").iterdir()} == {
         "choice.json",
         "metrics.json",
-        "model.h5",
         "reason.txt",
         "comparison.csv",
     }
 
 
-def test_the_model_of_the_choice_is_copied_byte_for_byte(folder: Path) -> None:
+def test_with_several_seeds_the_mean_decides_and_neither_the_first_nor_the_best_of_them(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_accuracies(7, small_none=0.90, small_flip=0.90, large_none=0.95, large_flip=0.939)
+    set_params(monkeypatch, 42, 7)
+
     stage.main()
 
-    assert (folder / "data/select_model/model.h5").read_bytes() == MODEL_BYTES
-    assert (folder / "data/train/small-flip/model.h5").read_bytes() == MODEL_BYTES
+    found = read_json(folder / "data/select_model/metrics.json")
+    assert (found["chosen"], found["seeds"]) == ("large-flip", "42 7")
+    assert (found["val_accuracy"], found["val_accuracy_sd"]) == (0.94, 0.001414)
+    reason = (folder / "data/select_model/reason.txt").read_text()
+    assert reason.startswith("large-flip has a validation accuracy of 94.00 % on average over 2 seeds, the best of 4")
+    (row, *_) = read_csv(folder / "data/select_model/comparison.csv")
+    assert (row["seeds"], row["val_accuracy"], row["val_accuracy_sd"]) == ("42 7", "0.94", "0.001414")
 
 
 def test_other_words_for_the_same_choice_change_nothing_that_later_stages_start_from(
@@ -261,9 +278,9 @@ def test_the_table_lists_every_candidate_the_best_first(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["small-gone", "gone-none"])
-def test_candidates_outside_the_study_are_not_read(folder: Path, key: str) -> None:
-    write_json(folder / f"data/train/{key}/metrics.json", {"val_accuracy": 1.0, "val_loss": 0.0})
-    write_bytes(folder / f"data/train/{key}/model.h5", b"better")
+def test_candidates_and_seeds_outside_the_study_are_not_read(folder: Path, key: str) -> None:
+    write_accuracies(42, **{key.replace("-", "_"): 1.0})
+    write_accuracies(7, large_none=1.0)
     cost = {"macs": 1, "flops": 2, "parameters": 1, "receptive_field_px": 28}
     write_json(folder / "data/complexity/gone/metrics.json", cost)
 
@@ -275,15 +292,15 @@ def test_candidates_outside_the_study_are_not_read(folder: Path, key: str) -> No
 
 def test_the_choice_does_not_read_what_was_measured_on_test_images(folder: Path) -> None:
     """The fixture has no data/evaluate; and if there is one, it may hold what it will."""
-    write_bytes(folder / "data/evaluate/small-flip/metrics.json", b"no JSON")
-    write_json(folder / "data/evaluate/large-flip/metrics.json", {"test_accuracy": 1.0})
+    write_bytes(folder / "data/evaluate/small-flip/42/metrics.json", b"no JSON")
+    write_json(folder / "data/evaluate/large-flip/42/metrics.json", {"test_accuracy": 1.0})
 
     stage.main()
 
     assert read_json(folder / "data/select_model/metrics.json")["chosen"] == "small-flip"
 
 
-@pytest.mark.parametrize("missing", ["data/train/large-none/metrics.json", "data/complexity/large/metrics.json"])
+@pytest.mark.parametrize("missing", ["data/train/large-none/42/metrics.json", "data/complexity/large/metrics.json"])
 def test_missing_metrics_are_named_with_the_remedy(folder: Path, missing: str) -> None:
     (folder / missing).unlink()
 

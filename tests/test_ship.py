@@ -23,27 +23,28 @@ from stages.lib.params.sections import ShipParams
 from stages.lib.results.comparisons import UNKNOWN, Comparison
 from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
-from stages.lib.storage.variant import Variant
+from stages.lib.storage.variant import Variant, name_finished
 from stages.ship import (
-    count_epochs,
     describe_input,
     explain,
     list_confused,
     list_good_files,
     list_pruning,
+    read_digits,
     read_files,
     score_answers,
     score_logits,
     select_file,
+    write_card,
 )
 from stages.tools.predict import classify, read_card
 
 PARAMS = load_params()
 CLASS_NAMES = ("dark", "light")
 NUM_IMAGES = {"val": 1000, "test": 4}
-CHOSEN = {"chosen": "third-flip", "val_accuracy": 0.94}
-DENSE = Variant("train", "third", "flip")
-PRUNED = Variant("prune", "uniform", 0.9)
+CHOICE = {"model": "third", "augmentation": "flip"}
+DENSE = name_finished(42)
+PRUNED = Variant("prune", "uniform", 0.9, 42)
 BLACK, WHITE = np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)
 
 
@@ -54,6 +55,7 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "in
         "kind": KIND_OF[variant.source],
         "way": variant.way,
         "target": str(variant.target),
+        "seed": variant.seed,
         "format": "tflite",
         "precision": precision,
         "val_accuracy": val_accuracy,
@@ -80,17 +82,18 @@ def contents() -> dict[str, bytes]:
     return {"float32": convert_to_float32(model), "int8": convert_to_int8(model, images, 8)}
 
 
-def set_params(monkeypatch: pytest.MonkeyPatch, max_loss: float) -> None:
+def set_params(monkeypatch: pytest.MonkeyPatch, max_loss: float, seeds: tuple[int, ...] = (42,)) -> None:
     dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
-    params = replace(PARAMS, dataset=dataset, prune=prune, ship=ShipParams(max_loss=max_loss, answered_accuracy=0.9))
+    params = replace(PARAMS, dataset=dataset, prune=prune, study=replace(PARAMS.study, seeds=seeds))
+    params = replace(params, ship=ShipParams(max_loss=max_loss, answered_accuracy=0.9))
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
 
 
 def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]:
     """Writes the table: three models in both precisions, of which uniform-0.9 in int8 is to be shipped, and others."""
-    models = {DENSE: (0.94, 4000), PRUNED: (0.936, 500), Variant("prune", "lamp", 0.5): (0.9, 9)}
-    files = [file_of("third-flip", 0.94, 50, "float32", format="keras", variant=DENSE)]
+    models = {DENSE: (0.94, 4000), PRUNED: (0.936, 500), Variant("prune", "lamp", 0.5, 42): (0.9, 9)}
+    files = [file_of("finished", 0.94, 50, "float32", format="keras", variant=DENSE)]
     for (variant, (accuracy, size)), precision in itertools.product(models.items(), ("float32", "int8")):
         size = size if precision == "int8" else 4 * size
         tested = test_accuracies[len(files) % len(test_accuracies)]
@@ -104,16 +107,16 @@ def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]
 def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with three models and four test images."""
     set_params(monkeypatch, max_loss=0.005)
-    write_json(Path("data/select_model/metrics.json"), CHOSEN)
-    write_json(Path("data/select_model/choice.json"), {"model": "third", "augmentation": "flip"})
-    write_bytes(Path("data/select_model/model.h5"), b"weights")
+    write_json(DENSE.folder / "metrics.json", {"val_accuracy": 0.94})
+    write_json(Path("data/select_model/choice.json"), CHOICE)
+    write_bytes(DENSE.folder / "model.h5", b"weights")
     for file in write_files()[1:]:
         write_bytes(file.path, contents[file.precision])
     shown = np.stack([BLACK] * 600 + [WHITE] * 400)  # of the light ones, a quarter is labelled dark
     write_arrays(
         Path("data/prepare/val.npz"), images=shown, labels=np.repeat([0, 1, 0], [600, 300, 100]).astype(np.uint8)
     )
-    pruned = Comparison("pruned files", "uniform-0.9 int8", "third-flip", 4, -0.25, -0.6, 0.1, 1, 1, UNKNOWN)
+    pruned = Comparison("pruned files", "uniform-0.9 int8", "finished", 4, -0.25, -0.6, 0.1, 1, 1, UNKNOWN)
     write_rows(Path("data/frontier/comparisons.csv"), Comparison, [pruned])
     images = np.stack([BLACK, WHITE, WHITE, BLACK])
     write_arrays(Path("data/prepare/test.npz"), images=images, labels=np.array([0, 1, 0, 0], np.uint8))
@@ -132,7 +135,7 @@ def test_only_exported_files_can_be_shipped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "chosen", "max_loss", "is_good"),
+    ("accuracy", "dense", "max_loss", "is_good"),
     [
         (0.935, 0.94, 0.005, True),
         (0.9349, 0.94, 0.005, False),
@@ -142,10 +145,10 @@ def test_only_exported_files_can_be_shipped() -> None:
         (11_279 / 12_000, 11_300 / 12_000, 20 / 12_000, False),  # one image too many
     ],
 )
-def test_a_file_is_good_up_to_the_limit(accuracy: float, chosen: float, max_loss: float, is_good: bool) -> None:
+def test_a_file_is_good_up_to_the_limit(accuracy: float, dense: float, max_loss: float, is_good: bool) -> None:
     sure, file = file_of("sure", 1, 10), file_of("a", accuracy, 10)
 
-    good = list_good_files([sure, file], {"chosen": "x", "val_accuracy": chosen}, max_loss)
+    good = list_good_files([sure, file], dense, max_loss)
 
     assert good == ([sure, file] if is_good else [sure])
 
@@ -154,11 +157,11 @@ def test_without_a_good_file_limit_and_nearest_are_named() -> None:
     files = [file_of("far", 0.8, 1), file_of("near", 0.9321, 10), file_of("other", 0.9, 5)]
 
     with pytest.raises(UserError) as error:
-        list_good_files(files, CHOSEN, 0.005)
+        list_good_files(files, 0.94, 0.005)
 
     assert str(error.value) == (
         "params.yaml: ship.max_loss: expected a file whose validation accuracy is at most 0.005 below the 0.9400 of "
-        "third-flip; got 0.9321 at best, of near in int8; raise that limit, or compress less"
+        "the finished model; got 0.9321 at best, of near in int8; raise that limit, or compress less"
     )
 
 
@@ -176,9 +179,10 @@ def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(f
 
 
 def test_the_reason_tells_rule_and_numbers() -> None:
-    assert explain(file_of("lamp-0.9", 0.937, 1234), 3, 40, CHOSEN, 0.005, 1000) == (
+    assert explain(file_of("lamp-0.9", 0.937, 1234), 3, 40, 0.94, 0.005, 1000) == (
         "lamp-0.9 in int8 is the smallest once gzipped (1,234 bytes) of the 3 of 40 files that lose at most 0.5 points "
-        "of validation accuracy against third-flip, which has 94.00 % (92.4 to 95.3): it has 93.70 % (92.0 to 95.0)."
+        "of validation accuracy against the finished model, which has 94.00 % (92.4 to 95.3): it has 93.70 % (92.0 to "
+        "95.0)."
     )
 
 
@@ -250,7 +254,7 @@ def test_recall_and_precision_are_of_each_class() -> None:
 def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own() -> None:
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9, 0.95), epochs=(1, 2, 4), learning_rate=(0.2, 0.1, 0.3))
 
-    assert [list_pruning(Variant("prune", "lamp", sparsity), prune) for sparsity in prune.sparsities] == [
+    assert [list_pruning(Variant("prune", "lamp", sparsity, 42), prune) for sparsity in prune.sparsities] == [
         {"epochs": 1, "learning_rates": [0.2]},
         {"epochs": 3, "learning_rates": [0.1, 0.2]},
         {"epochs": 7, "learning_rates": [0.1, 0.3]},
@@ -258,22 +262,30 @@ def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own
 
 
 @pytest.mark.parametrize(
-    ("variant", "epochs"),
+    ("shipped", "epochs", "trained"),
     [
-        (Variant("shrink", "scratch", 0.5), 11),
-        (Variant("shrink", "scratch", 0.25), 15),
-        (Variant("shrink", "random", 0.25), 7),
-        (Variant("train", "scratch", "flip"), 7),  # a network may have the name of a way
+        (PRUNED, 14, "finished"),
+        (Variant("shrink", "scratch", 0.5, 42), 14, "finished"),
+        (DENSE, 14, "finished"),
+        (Variant("train", "scratch", "flip", 42), 7, "scratch-flip"),  # a network may have the name of a way
     ],
 )
-def test_a_network_that_was_trained_anew_took_the_epochs_of_all_steps(variant: Variant, epochs: int) -> None:
-    params = replace(
-        PARAMS,
-        train=replace(PARAMS.train, epochs=7),
-        shrink=replace(PARAMS.shrink, macs_shares=(0.5, 0.25), epochs=4),
-    )
+@pytest.mark.usefixtures("folder")
+def test_the_card_tells_of_the_training_that_the_file_was_made_by(
+    monkeypatch: pytest.MonkeyPatch, shipped: Variant, epochs: int, trained: str
+) -> None:
+    write_bytes(Path("data/train/scratch-flip/42/model.h5"), b"a candidate")
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(stage, "render", lambda _, **values: told.update(values))
+    train, finish = replace(PARAMS.train, epochs=7), replace(PARAMS.finish, epochs=14)
+    prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
+    file = file_of(shipped.name, 0.9, 9, variant=shipped)
+    write_bytes(file.path, b"a file")
 
-    assert count_epochs(variant, params) == epochs
+    params = replace(PARAMS, train=train, finish=finish, prune=prune)
+    write_card(file, {"name": "x", "precision": "int8", "source": shipped.source}, {}, CHOICE, params)
+
+    assert (told["epochs"], told["trained"]) == (epochs, trained)
 
 
 def test_the_chosen_file_is_copied_byte_for_byte_beside_two_descriptions(
@@ -282,7 +294,7 @@ def test_the_chosen_file_is_copied_byte_for_byte_beside_two_descriptions(
     stage.main()
 
     written = {path.name: path.read_bytes() for path in (folder / "data/ship").iterdir()}
-    assert set(written) == {"model.tflite", "model.json", "model_card.md", "coverage.csv"}
+    assert set(written) == {"model.tflite", "model.json", "model_card.md", "coverage.csv", "ood.json", "ood.csv"}
     assert written["model.tflite"] == contents["int8"]
 
 
@@ -342,6 +354,24 @@ def test_confidence_is_fitted_on_validation_images_and_measured_on_test_images(f
     ]  # rounded to int8, light is a little surer
 
 
+def test_digits_are_scored_beside_the_test_images_by_the_shipped_file_as_it_is_scaled(folder: Path) -> None:
+    """Of a test image, 2 of its 4 pixels times 2 less 2, divided by T; the file is light where more than half is."""
+    stage.main()
+
+    model, ood = (read_json(folder / f"data/ship/{name}.json") for name in ("model", "ood"))
+    light = read_digits(2).reshape(-1, 4).sum(axis=1) / 255
+    logits = np.stack([np.zeros_like(light), light - 2], axis=1)
+    confidence = 1 / (1 + np.exp(-np.abs(logits[:, 1]) / model["temperature"]))
+    assert (ood["num_known"], ood["num_others"]) == (4, 1797)
+    assert ood["known_answered"] == model["answered"]["coverage"] == 1.0
+    assert ood["others_answered"] == pytest.approx(np.mean(confidence >= model["min_confidence"]), abs=0.01)
+    assert ood["confidence_auroc"] == pytest.approx(1.0, abs=0.05)
+    rows = read_csv(folder / "data/ship/ood.csv")
+    energy_scores = [float(row["low"]) for row in rows if (row["score"], row["pictures"]) == ("energy score", "others")]
+    assert min(energy_scores) == pytest.approx(np.log(np.exp(logits).sum(axis=1)).min(), abs=0.03)
+    assert {row["answered_from"] for row in rows} == {str(model["min_confidence"]), ""}
+
+
 def test_where_nothing_is_sure_enough_no_accuracy_of_answers_is_told() -> None:
     assert score_answers(np.array([0]), np.array([[0.9, 0.1]]), 1.0) == {
         "images": 0,
@@ -355,7 +385,19 @@ def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.Mo
     stage.main()
 
     model = read_json(folder / "data/ship/model.json")
-    assert (model["name"], "sparsity" in model) == ("third-flip", False)
+    assert (model["name"], "sparsity" in model) == ("finished", False)
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_a_file_may_lose_is_held_against_the_finished_model_of_the_first_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_json(name_finished(7).folder / "metrics.json", {"val_accuracy": 0.99})
+    stage.main()
+
+    set_params(monkeypatch, max_loss=0.005, seeds=(7, 42))
+    with pytest.raises(UserError, match=r"at most 0\.005 below the 0\.9900 of the finished model; got 0\.9400 at best"):
+        stage.main()
 
 
 def test_test_accuracies_choose_nothing(folder: Path) -> None:
@@ -385,7 +427,7 @@ def test_the_card_has_recorded_times_of_this_very_file_and_else_none(folder: Pat
 
     card = (folder / "data/ship/model_card.md").read_text()
     assert "0.125 ms for one image" in card
-    assert "trained on 2026-11-23 with python 3.11." in card
+    assert "was trained on 2026-11-23 with python 3.11." in card
     assert [(folder / "data/ship" / name).read_bytes() for name in names] == before
 
 
@@ -412,12 +454,12 @@ def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(
     assert read_json(folder / "data/ship/model.json")["use"] == lines
 
 
-def test_the_card_says_how_the_file_compares_with_the_chosen_model(folder: Path) -> None:
+def test_the_card_says_how_the_file_compares_with_the_finished_model(folder: Path) -> None:
     stage.main()
 
     assert (
-        "no difference to the float32 file of the chosen model (third-flip) can be told from 4 images (-25.00 points, "
-        "-60.00 to +10.00)."
+        "no difference to the float32 file of the finished model can be told from 4 images (-25.00 points, -60.00 to "
+        "+10.00)."
     ) in (folder / "data/ship/model_card.md").read_text()
 
 

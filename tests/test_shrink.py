@@ -19,8 +19,8 @@ from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.model import build_model, measure_accuracy, read_model, write_model
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import ShrinkParams
-from stages.lib.storage.files import read_csv, read_json, write_arrays, write_json
+from stages.lib.params.sections import FinishParams, ShrinkParams
+from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.training.checkpoint import Checkpoint
 from stages.shrink import Rung, cut_weights, list_layer_costs, list_rungs, list_weights
 
@@ -41,10 +41,12 @@ RESIDUAL = ARCHITECTURE | {
 }
 SHRINK = ShrinkParams(
     filters=("magnitude", "random", "scratch"),
+    seeds=(7, 8),
     macs_shares=(0.5, 0.25),
     multiple=1,
     epochs=2,
     clean_epochs=1,
+    easy_share=0.25,
     learning_rate=0.01,
 )
 WIDTHS = [([[2], [4]], [5]), ([[1], [2]], [3])]
@@ -53,9 +55,11 @@ DENSE_MACS = 36 * 9 * 4 + 9 * 9 * 4 * 6 + 6 * 8 + 8 * 3
 MACS = [36 * 9 * 2 + 9 * 9 * 2 * 4 + 4 * 5 + 5 * 3, 36 * 9 * 1 + 9 * 9 * 1 * 2 + 2 * 3 + 3 * 3]
 """Of 6 x 6 pixels, 3 x 3 and one: 1,331 and 501 of 3,312; the next wider networks would need 1,979 and 987."""
 EPOCHS = 3
-"""Of the training of the chosen model."""
+"""Of the training of the finished model."""
+FINISHED = Path("data/finish/7")
 
 
+LOSSES = np.linspace(0, 1, 64, dtype=np.float32)
 TRAIN_SET, VAL_SET, TEST_SET = make_images(64, seed=0), make_images(12, seed=1), make_images(9, seed=2)
 LAYERS = list_layers(6, 3, **ARCHITECTURE)
 PARAMS = load_params()
@@ -72,8 +76,9 @@ def chosen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_folder(folder: Path, chosen: Path) -> Path:
     """Writes what the stage reads."""
-    (folder / "data/select_model").mkdir(parents=True)
-    (folder / "data/select_model/model.h5").write_bytes(chosen.read_bytes())
+    for seed in SHRINK.seeds:
+        write_bytes(folder / f"data/finish/{seed}/model.h5", chosen.read_bytes())
+        write_arrays(folder / f"data/finish/{seed}/losses.npz", train=LOSSES)
     choice = {"augmentation_limits": NONE.model_dump(), "architecture": ARCHITECTURE}
     write_json(folder / "data/select_model/choice.json", choice)
     for name, (images, labels) in (("train", TRAIN_SET), ("val", VAL_SET), ("test", TEST_SET)):
@@ -92,7 +97,7 @@ def list_tiny_rungs(
     filters: str = "magnitude", architecture: dict[str, Any] = ARCHITECTURE, seed: int = 7, **changes: Any
 ) -> list[Rung]:
     shrink = replace(SHRINK, **changes)
-    return list_rungs(filters, architecture, 6, 3, shrink, make_recipe(seed, train=TRAIN))
+    return list_rungs(filters, architecture, 6, 3, shrink, make_recipe(seed, train=TRAIN), FINISHED)
 
 
 # The networks
@@ -103,7 +108,7 @@ def list_tiny_rungs(
 def test_all_ways_have_the_same_networks_in_folders_of_their_own(filters: str) -> None:
     rungs = list_tiny_rungs(filters)
 
-    assert [str(rung.variant.folder) for rung in rungs] == [f"data/shrink/{filters}/{share}" for share in (0.5, 0.25)]
+    assert [str(rung.variant.folder) for rung in rungs] == [f"data/shrink/{filters}/7/{share}" for share in (0.5, 0.25)]
     assert [(rung.architecture["blocks"], rung.architecture["dense"]) for rung in rungs] == WIDTHS
     assert [sum(map(count_macs, rung.layers)) for rung in rungs] == MACS
     assert sum(map(count_macs, LAYERS)) == DENSE_MACS
@@ -115,7 +120,7 @@ def test_all_ways_have_the_same_networks_in_folders_of_their_own(filters: str) -
     [
         ("magnitude", [{"epochs": 2, "clean_epochs": 1, "learning_rate": 0.01}] * 2),
         ("random", [{"epochs": 2, "clean_epochs": 1, "learning_rate": 0.01}] * 2),
-        ("scratch", [{"epochs": EPOCHS + 2}, {"epochs": EPOCHS + 4}]),  # as often as the others in all
+        ("scratch", [{}, {}]),
     ],
 )
 def test_each_rung_follows_the_training_but_for_what_shrink_says_and_sees_batches_of_its_own(
@@ -187,13 +192,14 @@ def test_an_unknown_way_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("filters", ["magnitude", "scratch"])
-def test_each_rung_starts_from_the_fine_tuned_network_of_the_one_before_and_scratch_from_random_weights(
+def test_a_rung_starts_from_the_network_before_it_and_skips_easy_images_and_scratch_does_neither(
     folder: Path, chosen: Path, monkeypatch: pytest.MonkeyPatch, filters: str
 ) -> None:
-    trained, initial = [], []
+    trained, initial, easy = [], [], []
 
-    def train_model(layers: Any, recipe: Any, initial_weights: Any, **_: Any) -> keras.Model:
+    def train_model(layers: Any, recipe: Any, initial_weights: Any, is_easy: Any, **_: Any) -> keras.Model:
         initial.append(initial_weights)
+        easy.append(is_easy)
         trained.append(build_model(layers, recipe.seed))
         return trained[-1]
 
@@ -208,6 +214,8 @@ def test_each_rung_starts_from_the_fine_tuned_network_of_the_one_before_and_scra
         assert (found is None) == (expected is None) == (filters == "scratch")
         assert all(map(np.array_equal, found or [], expected or []))
         layers, model = rung.layers, network
+    indices = [None if is_easy is None else np.flatnonzero(is_easy).tolist() for is_easy in easy]
+    assert indices == ([None] * 2 if filters == "scratch" else [list(range(16))] * 2)
 
 
 # What is written
@@ -245,12 +253,14 @@ def test_costs_are_listed_by_layer_that_has_weights() -> None:
 
 def run_stage_in(folder: Path, filters: str, seed: int = 7, **changes: Any) -> None:
     """Runs the stage in `folder` with SHRINK, changed by `changes`."""
-    params = replace(PARAMS, seed=seed, train=TRAIN, shrink=replace(SHRINK, **changes))
+    finish = FinishParams(epochs=EPOCHS, clean_epochs=2)
+    params = replace(PARAMS, train=replace(TRAIN, epochs=1, clean_epochs=0), finish=finish)
+    params = replace(params, shrink=replace(SHRINK, **changes))
     params = replace(params, dataset=replace(PARAMS.dataset, image_size_px=6, class_names=("a", "b", "c")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(stage, "load_params", lambda **_: params)
         monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
-        monkeypatch.setattr(sys, "argv", ["shrink", filters])
+        monkeypatch.setattr(sys, "argv", ["shrink", filters, str(seed)])
         monkeypatch.chdir(folder)
         keras.backend.clear_session()  # as in a process of its own
         stage.main()
@@ -269,12 +279,12 @@ def test_the_stage_writes_four_files_for_each_rung_and_leaves_nothing_else(undis
     files = {"model.h5", "metrics.json", "layers.csv", "history.csv"}
 
     assert set(compute_checksums(undisturbed / "data/shrink")) == {
-        f"{filters}/{share}/{name}" for filters in SHRINK.filters for share in (0.5, 0.25) for name in files
+        f"{filters}/7/{share}/{name}" for filters in SHRINK.filters for share in (0.5, 0.25) for name in files
     }
-    models = {(undisturbed / "data/shrink" / filters / "0.5/model.h5").read_bytes() for filters in SHRINK.filters}
+    models = {(undisturbed / "data/shrink" / filters / "7/0.5/model.h5").read_bytes() for filters in SHRINK.filters}
     assert len(models) == 3
     assert list((undisturbed / "data/checkpoints").iterdir()) == []
-    assert (undisturbed / "data/select_model/model.h5").read_bytes() == chosen.read_bytes()
+    assert (undisturbed / FINISHED / "model.h5").read_bytes() == chosen.read_bytes()
 
 
 @pytest.mark.parametrize(("share", "widths", "macs"), [(0.5, WIDTHS[0], MACS[0]), (0.25, WIDTHS[1], MACS[1])])
@@ -282,7 +292,7 @@ def test_the_stage_writes_four_files_for_each_rung_and_leaves_nothing_else(undis
 def test_the_metrics_are_those_of_the_smaller_model_and_of_the_chosen_one(
     undisturbed: Path, chosen: Path, filters: str, share: float, widths: tuple[Any, Any], macs: int
 ) -> None:
-    output = undisturbed / "data/shrink" / filters / str(share)
+    output = undisturbed / "data/shrink" / filters / "7" / str(share)
 
     metrics = read_json(output / "metrics.json")
 
@@ -305,22 +315,22 @@ def test_the_metrics_are_those_of_the_smaller_model_and_of_the_chosen_one(
 
 @pytest.mark.parametrize(
     ("filters", "share", "epochs"),
-    [("magnitude", 0.25, 2), ("random", 0.5, 2), ("scratch", 0.5, EPOCHS + 2), ("scratch", 0.25, EPOCHS + 4)],
+    [("magnitude", 0.25, 2), ("random", 0.5, 2), ("scratch", 0.5, EPOCHS), ("scratch", 0.25, EPOCHS)],
 )
 def test_the_history_has_a_row_for_each_epoch_and_split(
     undisturbed: Path, filters: str, share: float, epochs: int
 ) -> None:
-    rows = read_csv(undisturbed / "data/shrink" / filters / str(share) / "history.csv")
+    rows = read_csv(undisturbed / "data/shrink" / filters / "7" / str(share) / "history.csv")
 
     expected = [(str(epoch), split) for epoch in range(1, epochs + 1) for split in ("train", "val")]
     assert [(row["epoch"], row["split"]) for row in rows] == expected
 
 
-@pytest.mark.parametrize("filters", SHRINK.filters)
+@pytest.mark.parametrize("filters", ["magnitude", "scratch"])
 def test_shrinking_learns_from_the_images(folder: Path, chosen: Path, filters: str) -> None:
     run_stage_in(folder, filters, macs_shares=(0.9,), epochs=30, learning_rate=0.05)
 
-    metrics = read_json(folder / "data/shrink" / filters / "0.9/metrics.json")
+    metrics = read_json(folder / "data/shrink" / filters / "7/0.9/metrics.json")
     assert measure_accuracy(read_model(chosen), *VAL_SET) < 0.6
     assert metrics["val_accuracy"] > 0.9
 
@@ -328,15 +338,15 @@ def test_shrinking_learns_from_the_images(folder: Path, chosen: Path, filters: s
 def test_another_seed_gives_other_bytes(folder: Path, undisturbed: Path) -> None:
     run_stage_in(folder, "random", seed=8, macs_shares=(0.5,))
 
-    path = Path("data/shrink/random/0.5/model.h5")
-    assert (folder / path).read_bytes() != (undisturbed / path).read_bytes()
+    ours, theirs = (where / "data/shrink/random" for where in (folder, undisturbed))
+    assert (ours / "8/0.5/model.h5").read_bytes() != (theirs / "7/0.5/model.h5").read_bytes()
 
 
 class KilledError(Exception):
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(("filters", "epoch"), [("magnitude", 2), ("random", 1), ("scratch", 7)])
+@pytest.mark.parametrize(("filters", "epoch"), [("magnitude", 2), ("random", 1), ("scratch", 3)])
 def test_a_run_that_is_killed_in_its_second_rung_goes_on_and_ends_with_the_same_bytes(
     folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, filters: str, epoch: int
 ) -> None:
@@ -346,7 +356,7 @@ def test_a_run_that_is_killed_in_its_second_rung_goes_on_and_ends_with_the_same_
     def write_and_die(checkpoint: Checkpoint, index: int, logs: Any = None) -> None:
         write(checkpoint, index, logs)
         trained.append((checkpoint.path.stem, index + 1))
-        if trained[-1] == (f"shrink@{filters}-0.25", epoch):
+        if trained[-1] == (f"shrink@{filters}-0.25-7", epoch):
             raise KilledError
 
     monkeypatch.setattr(Checkpoint, "on_epoch_end", write_and_die)
@@ -356,11 +366,9 @@ def test_a_run_that_is_killed_in_its_second_rung_goes_on_and_ends_with_the_same_
 
     run_stage_in(folder, filters)
 
-    epochs = (EPOCHS + 2, EPOCHS + 4) if filters == "scratch" else (2, 2)
+    num_epochs = EPOCHS if filters == "scratch" else 2
     assert trained == [
-        (f"shrink@{filters}-{share}", number + 1)
-        for share, num_epochs in zip((0.5, 0.25), epochs, strict=True)
-        for number in range(num_epochs)
+        (f"shrink@{filters}-{share}-7", number + 1) for share in (0.5, 0.25) for number in range(num_epochs)
     ]
     expected = compute_checksums(undisturbed / "data/shrink" / filters)
     assert compute_checksums(folder / "data/shrink" / filters) == expected
@@ -373,7 +381,15 @@ def list_fingerprints(filters: str = "magnitude", **changes: Any) -> list[str]:
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize(
-    "changes", [{"macs_shares": (0.6, 0.25)}, {"learning_rate": 0.02}, {"seed": 8}, {"filters": "random"}], ids=str
+    "changes",
+    [
+        {"macs_shares": (0.6, 0.25)},
+        {"learning_rate": 0.02},
+        {"easy_share": 0.5},
+        {"seed": 8},
+        {"filters": "random"},
+    ],
+    ids=str,
 )
 def test_no_rung_is_resumed_from_a_checkpoint_of_other_params(changes: dict[str, Any]) -> None:
     """Not the second one either where only the first one changed: it starts from that."""
@@ -381,7 +397,7 @@ def test_no_rung_is_resumed_from_a_checkpoint_of_other_params(changes: dict[str,
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("name", ["data/select_model/model.h5", "data/prepare/train.npz"])
+@pytest.mark.parametrize("name", ["data/finish/7/model.h5", "data/finish/7/losses.npz", "data/prepare/train.npz"])
 def test_no_rung_is_resumed_from_a_checkpoint_of_other_inputs(name: str) -> None:
     before = list_fingerprints()
 
@@ -401,3 +417,8 @@ def test_a_rung_goes_on_where_only_later_ones_changed() -> None:
 def test_an_unknown_way_on_the_command_line_is_refused_with_the_known_ones(folder: Path) -> None:
     with pytest.raises(UserError, match=r"filters: unknown name 'magnitud'; did you mean 'magnitude'\?"):
         run_stage_in(folder, "magnitud")
+
+
+def test_a_seed_that_is_not_shrunk_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="seed: unknown name '9'; known: 7, 8"):
+        run_stage_in(folder, "random", seed=9)

@@ -1,6 +1,6 @@
 from stages.lib.report.tables import list_columns
 from stages.lib.results.rows import ModelFile
-from stages.lib.results.tables import format_environment, format_headline
+from stages.lib.results.tables import format_environment, format_grid, format_headline
 from stages.lib.results.times import StageTime
 
 ENVIRONMENT = {
@@ -16,7 +16,8 @@ ENVIRONMENT = {
 
 
 def test_the_environment_names_the_stages_that_took_most_matrix_items_added_up() -> None:
-    timing = [("prepare", 59, 700), ("prune@lamp", 90, 700), ("train@a-b", 100, 700), ("train@a-c", 80, 1300)]
+    timing = [("prepare", 59, 700), ("prune@lamp-42", 90, 700), ("train@a-b-42", 100, 700)]
+    timing.append(("train@a-c-42", 80, 1300))
 
     assert format_environment(ENVIRONMENT, [StageTime(*row) for row in timing], 42) == (
         "Seed 42, trained on 2020-01-01; python 3.11.9, numpy 2.4.6.\n"
@@ -40,8 +41,7 @@ def test_short_stages_are_not_named() -> None:
     assert "the stages took 0.5 minutes, each in its last run; the largest" in sentences
 
 
-def test_the_headline_has_the_study_the_chosen_and_the_shipped_model() -> None:
-    chosen = {"model": "third", "augmentation": "flip", "test_accuracy": 0.9434, "parameters": 50, "macs": 1000}
+def test_the_headline_has_the_study_the_finished_and_the_shipped_model() -> None:
     shipped = {
         "name": "lamp-0.9",
         "precision": "int8",
@@ -50,13 +50,62 @@ def test_the_headline_has_the_study_the_chosen_and_the_shipped_model() -> None:
         "macs": 1000,
         "num_images": {"test": 10_000},
     }
-    dense = ModelFile("third-flip", "dense", "", "", "keras", "float32", 0.9, 0.9, 4000, 2000, 1000, 1000, 50, 0)
+    finished = ModelFile(
+        name="finished",
+        kind="dense",
+        way="finished",
+        target="",
+        seed=42,
+        format="keras",
+        precision="float32",
+        val_accuracy=0.9,
+        test_accuracy=0.9434,
+        size_bytes=4000,
+        gzip_size_bytes=2000,
+        macs=1000,
+        nonzero_macs=1000,
+        parameters=50,
+        sparsity=0,
+    )
 
-    assert format_headline(chosen, dense, shipped | {"size_bytes": 2000, "gzip_size_bytes": 1000}).splitlines()[2:] == [
+    headline = format_headline("third-flip", finished, shipped | {"size_bytes": 2000, "gzip_size_bytes": 1000})
+
+    assert headline.splitlines()[2:] == [
         "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |",
-        "| third-flip, chosen on validation | 94.34 % (93.9 to 94.8) | 50 | 1,000 | 4 kB | 2 kB |",
+        "| third-flip, chosen on validation, finished | 94.34 % (93.9 to 94.8) | 50 | 1,000 | 4 kB | 2 kB |",
         "| lamp-0.9, int8, shipped | 94.00 % (93.5 to 94.4) | 50 | 1,000 | 2 kB | 1 kB |",
     ]
+
+
+GRID_ROW = {
+    "model": "third",
+    "augmentation": "flip",
+    "seeds": "42",
+    "val_accuracy": 0.95,
+    "val_accuracy_sd": None,
+    "test_accuracy": 0.9434,
+    "test_accuracy_sd": None,
+    "test_accuracy_under_flip": 0.94,
+    "training_seconds": 61.5,
+}
+
+
+def test_the_grid_of_one_seed_names_no_seed_and_no_deviation() -> None:
+    header, _, row = format_grid([GRID_ROW], {"val": 1000, "test": 10_000}).splitlines()
+
+    assert header == "| candidate | validation | test | test, the study | test under flip | training |"
+    assert row == (
+        "| third-flip | 95.00 % (93.5 to 96.2) | 94.34 % (93.9 to 94.8) |  | 94.00 % (93.5 to 94.4) | 62 s |"
+    )
+
+
+def test_the_grid_of_several_seeds_has_means_with_their_deviation() -> None:
+    several = GRID_ROW | {"seeds": "42 43", "val_accuracy_sd": 0.0025, "test_accuracy_sd": 0.00118}
+
+    header, _, row = format_grid([several], {"val": 1000, "test": 10_000}).splitlines()
+
+    assert header.startswith("| candidate | validation, mean of seeds 42 43 | test | ")
+    assert row.startswith("| third-flip | 95.00 ± 0.25 % (93.5 to 96.2) | 94.34 ± 0.12 % (93.9 to 94.8) |  | 94.00 % (")
 
 
 def test_ends_of_intervals_are_no_columns_and_a_name_that_looks_like_one_is() -> None:

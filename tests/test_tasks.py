@@ -86,8 +86,8 @@ def test_a_file_is_shipped_that_may_lose_more(copy: Path) -> None:
 
 
 def test_after_a_failure_repro_goes_on(copy: Path) -> None:
-    (copy / "data/prune/lamp/0.5/model.h5").unlink()
-    (copy / "data/evaluate/tiny-none/metrics.json").write_text("half a fi")
+    (copy / "data/prune/lamp/42/0.5/model.h5").unlink()
+    (copy / "data/evaluate/tiny-none/42/metrics.json").write_text("half a fi")
 
     run_commands(copy, "go-on")
 
@@ -99,8 +99,8 @@ def test_going_back_leaves_the_commit_and_its_outputs(copy: Path) -> None:
     edit_params(copy, train={"epochs": 1})
     run(copy, "git", "add", "params.yaml")  # as a `dvc exp run` that is killed leaves it
     (copy / "data/prepare/val.npz").unlink()
-    (copy / "data/train/tiny-none/history.csv").unlink()  # a link into the cache
-    (copy / "data/train/tiny-none/history.csv").write_text("half a curve, which is in no cache")
+    (copy / "data/train/tiny-none/42/history.csv").unlink()  # a link into the cache
+    (copy / "data/train/tiny-none/42/history.csv").write_text("half a curve, which is in no cache")
     (copy / "data/select_model/metrics.json").write_text("{}")
 
     run_commands(copy, "go-back")

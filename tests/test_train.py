@@ -18,16 +18,18 @@ from stages.lib.network.model import build_model, predict_logits, read_model
 from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ModelParams
-from stages.lib.storage.files import read_csv, read_json, write_arrays
+from stages.lib.storage.files import read_arrays, read_csv, read_json, write_arrays
 from stages.lib.training.checkpoint import Checkpoint
 from stages.lib.training.divergence import DivergedError
 from stages.lib.training.loop import History, OneCycle, build_optimizer, train_model
 from stages.lib.training.muon import Muon
-from stages.train import describe_run, measure_validation
+from stages.lib.training.outcome import write_trained
+from stages.train import keep_share, split_anew
 
 TRAIN = replace(SHORT, epochs=15, batch_size=16, learning_rate=0.02, warmup_fraction=0.25)
 TINY = ModelParams(blocks=((4,),), residual=False, global_pool=False, dense=(8,), batch_norm=("conv",), dropout=0.1)
 TRAIN_SET, VAL_SET = make_images(64, seed=0, size=8), make_images(20, seed=1, size=8)
+PARAMS = load_params()
 LAYERS = list_layers(8, 3, **TINY.model_dump())
 
 
@@ -159,10 +161,10 @@ def test_the_history_has_every_epoch_with_the_learning_rate_of_its_last_update(
     assert rates == pytest.approx([float(OneCycle(0.02, 60, 0.25)(4 * epoch - 1)) for epoch in range(1, 16)], rel=1e-5)
 
 
-def test_the_model_is_that_of_the_last_epoch(trained: tuple[keras.Model, Path]) -> None:
+def test_the_model_is_that_of_the_last_epoch(trained: tuple[keras.Model, Path], tmp_path: Path) -> None:
     last = read_csv(trained[1] / "history.csv")[-1]
 
-    metrics = measure_validation(trained[0], *VAL_SET)
+    metrics = write_trained(tmp_path, trained[0], [{"epoch": 1}], VAL_SET)
 
     assert metrics["val_accuracy"] == pytest.approx(float(last["accuracy"]))
     assert metrics["val_loss"] == pytest.approx(float(last["loss"]), rel=1e-3)
@@ -207,73 +209,155 @@ def test_a_model_trained_in_bfloat16_is_returned_in_float32(tmp_path: Path) -> N
     assert b"bfloat16" not in read_bytes_of(model, tmp_path)
 
 
+# Which images it sees
+
+
+def make_numbered(labels: list[int], first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Makes images of one pixel, which is their number."""
+    return np.arange(first, first + len(labels), dtype=np.uint8).reshape(-1, 1, 1), np.array(labels, np.uint8)
+
+
+SMALL_TRAIN = make_numbered([0, 1, 2, 2] * 6, first=0)
+SMALL_VAL = make_numbered([0, 1, 2, 2], first=24)
+
+
+def test_a_new_split_has_other_validation_images_and_as_many_of_each_class() -> None:
+    train_set, val_set = split_anew(SMALL_TRAIN, SMALL_VAL, seed=7)
+
+    for new, old in ((train_set, SMALL_TRAIN), (val_set, SMALL_VAL)):
+        assert np.bincount(new[1]).tolist() == np.bincount(old[1]).tolist()
+        assert {array.dtype for array in new} == {np.dtype(np.uint8)}
+        assert new[1].tolist() == [[0, 1, 2, 2][number % 4] for number in new[0].ravel()]  # each with its own label
+    assert sorted([*train_set[0].ravel(), *val_set[0].ravel()]) == list(range(28))
+    assert val_set[0].tolist() != SMALL_VAL[0].tolist()
+
+
+def test_a_new_split_depends_on_the_seed_alone() -> None:
+    one, same, other = (split_anew(SMALL_TRAIN, SMALL_VAL, seed)[1][0].tolist() for seed in (7, 7, 8))
+
+    assert one == same != other
+
+
+def test_a_share_of_the_images_of_each_class_is_kept() -> None:
+    images, labels = keep_share(SMALL_TRAIN, 0.5, seed=7)
+
+    assert np.bincount(labels).tolist() == [3, 3, 6]
+    assert labels.tolist() == [[0, 1, 2, 2][number % 4] for number in images.ravel()]
+    assert images.tolist() != keep_share(SMALL_TRAIN, 0.5, seed=8)[0].tolist()
+    for kept, whole in zip(keep_share(SMALL_TRAIN, 1.0, seed=7), SMALL_TRAIN, strict=True):
+        assert np.array_equal(kept, whole)
+
+
+def test_a_share_that_leaves_no_image_of_a_class_is_refused() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"^params\.yaml: study\.keep_fraction: 0\.05 leaves 1 training images, none of class 0, 1; raise it, or",
+    ):
+        keep_share(SMALL_TRAIN, 0.05, seed=7)
+
+
 # The stage
-
-
-def test_a_measured_loss_is_the_mean_cross_entropy_in_nats() -> None:
-    logits_are_pixels = keras.Sequential([keras.layers.InputLayer(input_shape=(1, 2, 1)), keras.layers.Flatten()])
-    images = np.array([[[255, 0]], [[0, 255]]], np.uint8)
-
-    metrics = measure_validation(logits_are_pixels, images, np.array([0, 0], np.uint8))
-
-    # Logits 1, 0 and 0, 1: the true class has 1 / (1 + 1/e) = 0.731059 and 0.268941; the mean of -ln is 0.813262.
-    assert metrics == {"val_accuracy": 0.5, "val_loss": 0.813262}
-
-
-def test_a_run_is_described_with_its_times_settings_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    run = describe_run(12.345, 1000, "float32")
-
-    assert list(run) == [
-        *("seconds", "images_per_second", "policy", "cpu", "num_cpus", "settings", "date", "python"),
-        *("tensorflow", "tf-keras", "tensorflow-model-optimization", "numpy", "h5py", "dvc"),
-    ]
-    assert (run["seconds"], run["images_per_second"], run["policy"]) == (12.3, 81, "float32")
-    assert run["settings"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
-    assert run["numpy"] == np.__version__
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder in which the stage can train `tiny`, twice over 64 images; it has no data/prepare/test.npz."""
-    params = load_params()
-    params = replace(
-        params,
-        dataset=replace(params.dataset, image_size_px=8, class_names=("a", "b", "c")),
-        models={"tiny": TINY},
-        augmentations={"none": NONE},
-        train=replace(TRAIN, epochs=2),
-    )
-    monkeypatch.setattr(stage, "load_params", lambda **_: params)
-    monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
+    """Is a folder in which the stage can train `tiny`; it has no data/prepare/test.npz."""
     monkeypatch.chdir(tmp_path)
     for name, (images, labels) in (("train", TRAIN_SET), ("val", VAL_SET)):
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     return tmp_path
 
 
-def test_the_stage_trains_without_test_images_and_its_numbers_are_those_of_its_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", "tiny", "none"])
+def run_stage_for(*names: str, keep_fraction: float = 1.0, split_by_seed: bool = False) -> None:
+    """Runs the stage in the working directory, twice over the images; the seed of the split is 42."""
+    study = replace(PARAMS.study, seeds=(42, 7), keep_fraction=keep_fraction, split_by_seed=split_by_seed)
+    params = replace(
+        PARAMS,
+        seed=42,
+        dataset=replace(PARAMS.dataset, image_size_px=8, class_names=("a", "b", "c")),
+        models={"tiny": TINY},
+        augmentations={"none": NONE},
+        study=study,
+        train=replace(TRAIN, epochs=2),
+    )
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(stage, "load_params", lambda **_: params)
+        monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
+        monkeypatch.setattr(sys, "argv", ["train", *names])
+        stage.main()
 
-    stage.main()
 
-    outputs = {f"train/tiny-none/{name}" for name in ("model.h5", "history.csv", "metrics.json")}
+def test_the_stage_trains_without_test_images_and_its_numbers_are_those_of_its_model(folder: Path) -> None:
+    run_stage_for("tiny", "none", "42")
+
+    names = ("model.h5", "history.csv", "metrics.json", "probabilities.npz")
+    outputs = {f"train/tiny-none/42/{name}" for name in names}
     written = {str(path.relative_to(folder / "data")) for path in (folder / "data").rglob("*") if path.is_file()}
-    assert written == outputs | {"prepare/train.npz", "prepare/val.npz", "timing/training/tiny-none.json"}
-    path = folder / "data/train/tiny-none/model.h5"
-    assert read_json(path.parent / "metrics.json") == measure_validation(read_model(path), *VAL_SET)
-    timing = read_json(folder / "data/timing/training/tiny-none.json")
+    assert written == outputs | {"prepare/train.npz", "prepare/val.npz", "timing/training/train@tiny-none-42.json"}
+    path = folder / "data/train/tiny-none/42/model.h5"
+    found = write_trained(folder / "again", read_model(path), [{"epoch": 1}], VAL_SET)
+    assert read_json(path.parent / "metrics.json") == found
+    timing = read_json(folder / "data/timing/training/train@tiny-none-42.json")
     assert timing["model_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert timing["policy"] == "float32"
-    assert timing["images_per_second"] == pytest.approx(2 * 64 / timing["seconds"], rel=0.1)
+    assert timing["images_per_second"] == pytest.approx(2 * 64 / timing["seconds"], rel=0.1, abs=0.6)
+
+
+@pytest.fixture
+def given(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Is what the stage hands to the training, which is left out."""
+    assert folder.is_dir()
+    given: dict[str, Any] = {}
+
+    def leave_out(**what: Any) -> keras.Model:
+        given.update(what)
+        what["checkpoint"].rows.append({"epoch": 1})
+        return build_model(LAYERS, seed=1)
+
+    monkeypatch.setattr(stage, "train_model", leave_out)
+    return given
+
+
+def is_same(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> bool:
+    return all(map(np.array_equal, one, other))
+
+
+@pytest.mark.parametrize(
+    ("seed", "split_by_seed", "draws"), [(42, False, False), (42, True, False), (7, False, False), (7, True, True)]
+)
+def test_validation_images_of_its_own_has_a_seed_that_is_not_that_of_the_split_where_params_say_so(
+    given: dict[str, Any], seed: int, split_by_seed: bool, draws: bool
+) -> None:
+    run_stage_for("tiny", "none", str(seed), split_by_seed=split_by_seed)
+
+    train_set, val_set = split_anew(TRAIN_SET, VAL_SET, seed) if draws else (TRAIN_SET, VAL_SET)
+    assert is_same(given["train_set"], train_set)
+    assert is_same(given["val_set"], val_set)
+    (labels,) = read_arrays(Path(f"data/train/tiny-none/{seed}/probabilities.npz"), "labels")
+    assert np.array_equal(labels, val_set[1])
+    assert given["recipe"].seed == seed
+
+
+def test_a_candidate_sees_its_share_of_the_training_images_and_all_validation_images(given: dict[str, Any]) -> None:
+    run_stage_for("tiny", "none", "7", keep_fraction=0.5)
+
+    assert is_same(given["train_set"], keep_share(TRAIN_SET, 0.5, seed=7))
+    assert is_same(given["val_set"], VAL_SET)
+
+
+def test_a_checkpoint_belongs_to_the_images_that_a_training_sees(given: dict[str, Any]) -> None:
+    fingerprints = []
+    for seed, split_by_seed, keep_fraction in ((42, False, 1.0), (42, True, 1.0), (42, False, 0.5), (7, True, 1.0)):
+        run_stage_for("tiny", "none", str(seed), split_by_seed=split_by_seed, keep_fraction=keep_fraction)
+        fingerprints.append(given["checkpoint"].fingerprint)
+    run_stage_for("tiny", "none", "7")
+
+    assert fingerprints[0] == fingerprints[1]  # 42 has the prepared split in any case
+    assert len({*fingerprints, given["checkpoint"].fingerprint}) == 4
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("arguments", [["tny", "none"], ["tiny", "tny"]])
-def test_the_stage_refuses_unknown_names(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["train", *arguments])
-
+@pytest.mark.parametrize("arguments", [["tny", "none", "42"], ["tiny", "tny", "42"], ["tiny", "none", "tny"]])
+def test_the_stage_refuses_unknown_names(arguments: list[str]) -> None:
     with pytest.raises(UserError, match="unknown name 'tny'"):
-        stage.main()
+        run_stage_for(*arguments)

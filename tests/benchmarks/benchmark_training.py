@@ -27,8 +27,8 @@ saved, for a model that reaches that accuracy on the test images:
 
 - (b) plain Keras 3, Adam at 1e-3, batches of 128, no augmentation, evaluates on the test images after every epoch,
   stops and saves when the accuracy is reached, and gives up after `--max-epochs`.
-- (c) ours: `python -m stages.train MODEL AUGMENTATION` for `--epochs`, a number that is fixed beforehand. Its model is
-  evaluated on the test images after the clock has stopped.
+- (c) ours: `python -m stages.train MODEL AUGMENTATION SEED` on all training images for `--epochs`, a number that is
+  fixed beforehand. Its model is evaluated on the test images after the clock has stopped.
 
 This is a benchmark of speed: it stops on test images, and nothing in the pipeline is chosen by it.
 """
@@ -37,7 +37,6 @@ import argparse
 import json
 import os
 import platform
-import re
 import shutil
 import statistics
 import subprocess
@@ -51,6 +50,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for `python tests/benchmarks/benchmark_training.py`
@@ -60,7 +60,9 @@ from stages.lib.errors import UserError
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
+from stages.lib.params.yaml_1_2 import read_yaml
 from stages.lib.storage.files import read_arrays
+from stages.lib.storage.variant import Variant
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -391,22 +393,12 @@ def format_machine(report: Mapping[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['num_cpus']} CPUs, {gpus}{versions}, {report['date']}."
 
 
-def set_epochs(text: str, epochs: int) -> str:
-    """Sets train.epochs in the text of params.yaml, and lowers train.clean_epochs where it would not fit.
-
-    >>> print(set_epochs("train:\\n  epochs: 10  # passes\\n  clean_epochs: 1\\nprune:\\n  epochs: 6", 1))
-    train:
-      epochs: 1  # passes
-      clean_epochs: 0
-    prune:
-      epochs: 6
-    """
-
-    def edit(section: re.Match[str]) -> str:
-        edited = re.sub(r"(?m)^(  epochs: *)\d+", rf"\g<1>{epochs}", section[0])
-        return re.sub(r"(?m)^(  clean_epochs: *)(\d+)", lambda m: f"{m[1]}{min(int(m[2]), epochs - 1)}", edited)
-
-    return re.sub(r"(?m)^train:.*\n(?:(?: .*|#.*)?\n)*", edit, text)
+def write_params(path: Path, epochs: int) -> None:
+    """Writes params.yaml with so many epochs, of all training images."""
+    params = read_yaml(ROOT / "params.yaml")
+    params["train"] |= {"epochs": epochs, "clean_epochs": min(params["train"]["clean_epochs"], epochs - 1)}
+    params["study"]["keep_fraction"] = 1.0
+    path.write_text(yaml.safe_dump(params, sort_keys=False))
 
 
 def time_plain(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -419,17 +411,16 @@ def time_plain(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def time_ours(task: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Times (c) likewise, in a copy of the pipeline in `folder`; its accuracy is measured after that."""
     shutil.copytree(ROOT / "stages", folder / "stages")
-    (folder / "params.yaml").write_text(set_epochs((ROOT / "params.yaml").read_text(), task["epochs"]))
+    write_params(folder / "params.yaml", task["epochs"])
     (folder / "data").mkdir()
     (folder / "data/prepare").symlink_to(PREPARED.resolve())
     environment = {name: value for name, value in build_environment().items() if name != "PYTHONPATH"}
     start = time.perf_counter()
-    run_process(
-        [sys.executable, "-m", "stages.train", task["model"], task["augmentation"]], folder, environment=environment
-    )
+    names = [task["model"], task["augmentation"], str(task["seed"])]
+    run_process([sys.executable, "-m", "stages.train", *names], folder, environment=environment)
     seconds = time.perf_counter() - start
-    path = folder / f"data/train/{task['model']}-{task['augmentation']}/model.h5"
-    result = run_script("our_accuracy.py", {**task, "model_path": str(path)})
+    path = Variant("train", task["model"], task["augmentation"], task["seed"]).folder / "model.h5"
+    result = run_script("our_accuracy.py", {**task, "model_path": str(folder / path)})
     return {"seconds": seconds, "epochs": task["epochs"]} | result
 
 
@@ -441,6 +432,7 @@ def benchmark_time_to_accuracy(params: Params, arguments: argparse.Namespace) ->
         "layers": list(map(asdict, list_model_layers(params, arguments.model))),
         "train_path": str(PREPARED / "train.npz"),
         "test_path": str(PREPARED / "test.npz"),
+        "seed": params.study.seeds[0],
         "epochs": arguments.epochs,
         "max_epochs": arguments.max_epochs,
         "target": arguments.time_to_accuracy,
