@@ -346,7 +346,7 @@ def test_without_any_times_the_answers_stay_and_the_page_says_so(copy: Path) -> 
     answers = (copy / "data/report/answers.json").read_bytes()
     shutil.rmtree(copy / "data/timing")
     (copy / "data/recorded_times.json").unlink()
-    for stage in ("frontier", "compare", "report"):
+    for stage in ("frontier", "ship", "compare", "report"):
         run(copy, sys.executable, "-m", f"stages.{stage}")
     page = (copy / "data/report/index.html").read_text()
     assert (copy / "data/report/answers.json").read_bytes() == answers
