@@ -1,0 +1,97 @@
+/* Prints the class of a picture: a PGM file (P5, 8 bits), or one byte for each pixel, row by row.
+ *
+ *     cc example.c model.c -o classify
+ *     ./classify picture.pgm
+ *
+ * The picture has the size that the model takes, and is light on black, as its training images are.
+ */
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "model.h"
+
+#define NUM_PIXELS (MODEL_IMAGE_SIZE_PX * MODEL_IMAGE_SIZE_PX)
+#define LONGEST_HEADER 4096
+
+/* Reads the next number of a PGM header, past spaces and comments; -1 if there is none below 65536. */
+static long read_number(const uint8_t *file, size_t length, size_t *at)
+{
+    long number = 0;
+    size_t start;
+
+    while (*at < length && (isspace(file[*at]) || file[*at] == '#')) {
+        if (file[*at] == '#') {
+            while (*at < length && file[*at] != '\n') {
+                ++*at;
+            }
+        } else {
+            ++*at;
+        }
+    }
+    for (start = *at; *at < length && isdigit(file[*at]) && number < 65536; ++*at) {
+        number = 10 * number + (file[*at] - '0');
+    }
+    return *at > start && number < 65536 ? number : -1;
+}
+
+/* Finds the pixels of a file, and says what is wrong where it cannot: NULL. */
+static const uint8_t *find_pixels(const char *name, const uint8_t *file, size_t length)
+{
+    size_t at = 2;
+    long width, height, brightest;
+
+    if (length < 2 || memcmp(file, "P5", 2) != 0) {
+        if (length == NUM_PIXELS) {
+            return file;
+        }
+        fprintf(stderr, "error: %s: expected a PGM file (P5) or %d bytes, one for each of %d x %d pixels; got %lu bytes%s\n",
+                name, NUM_PIXELS, MODEL_IMAGE_SIZE_PX, MODEL_IMAGE_SIZE_PX, (unsigned long)length,
+                length > NUM_PIXELS ? " or more" : "");
+        return NULL;
+    }
+    width = read_number(file, length, &at);
+    height = read_number(file, length, &at);
+    brightest = read_number(file, length, &at);
+    if (width != MODEL_IMAGE_SIZE_PX || height != MODEL_IMAGE_SIZE_PX || brightest != 255) {
+        fprintf(stderr, "error: %s: expected %d x %d pixels of 0 to 255; got %ld x %ld of 0 to %ld (-1: no number)\n",
+                name, MODEL_IMAGE_SIZE_PX, MODEL_IMAGE_SIZE_PX, width, height, brightest);
+        return NULL;
+    }
+    ++at; /* one space ends the header */
+    if (length < at + NUM_PIXELS) {
+        fprintf(stderr, "error: %s: expected %d pixels; the file ends before\n", name, NUM_PIXELS);
+        return NULL;
+    }
+    return file + at;
+}
+
+int main(int argc, char **argv)
+{
+    static uint8_t file[LONGEST_HEADER + NUM_PIXELS];
+    static uint32_t buffer[(MODEL_BUFFER_BYTES + 3) / 4]; /* of words: the model wants it aligned */
+    const uint8_t *pixels;
+    size_t length;
+    FILE *stream;
+
+    if (argc != 2) {
+        fprintf(stderr, "usage: %s PICTURE\n", argv[0]);
+        return 2;
+    }
+    stream = fopen(argv[1], "rb");
+    if (stream == NULL) {
+        fprintf(stderr, "error: %s: %s\n", argv[1], strerror(errno));
+        return 1;
+    }
+    length = fread(file, 1, sizeof file, stream);
+    fclose(stream);
+    pixels = find_pixels(argv[1], file, length);
+    if (pixels == NULL) {
+        return 1;
+    }
+    puts(model_class_names[model_classify(pixels, buffer)]);
+    return 0;
+}
