@@ -47,7 +47,7 @@ class Undisturbed(NamedTuple):
 def undisturbed(folder: Path) -> Undisturbed:
     """Returns what a training gives in `folder`."""
     began = time.monotonic()
-    start(folder, *TRAIN).communicate(timeout=300)
+    start(folder, *TRAIN).communicate(timeout=600)
     return Undisturbed(read_files(folder / OUTPUT), time.monotonic() - began)
 
 
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_other_params_is_never_resumed_from(
         text = (copy / "params.yaml").read_text()
         (copy / "params.yaml").write_text(text.replace("rotation_degrees: 8", "rotation_degrees: 9"))
 
-    printed, _ = start(copy, *TRAIN).communicate(timeout=120)
+    printed, _ = start(copy, *TRAIN).communicate(timeout=600)
 
     assert "goes on after epoch" not in printed
     assert " epoch 1/" in printed
@@ -196,7 +196,7 @@ def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(
     choice = {"architecture": params["models"]["tiny"], "augmentation_limits": params["augmentations"]["strong"]}
     write_json(folder / "data/select_model/choice.json", choice)
     prune = [sys.executable, "-m", "stages.prune", "lamp", "42"]
-    start(folder, *prune).communicate(timeout=120)
+    start(folder, *prune).communicate(timeout=600)
     expected = compute_checksums(output)
     assert len(expected) == 2 * 3
 
@@ -207,7 +207,7 @@ def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     shutil.rmtree(output)
-    printed, _ = start(folder, *prune).communicate(timeout=120)
+    printed, _ = start(folder, *prune).communicate(timeout=600)
 
     assert "prune@lamp-0.75-42: goes on after epoch" in printed
     assert compute_checksums(output) == expected
