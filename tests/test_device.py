@@ -116,7 +116,7 @@ def build_gaps() -> keras.Model:
         kernel, bias = layer.get_weights()
         rows = kernel.reshape(-1, kernel.shape[-1])
         rows[1:-1, 0] = 0  # the first and the last weight only
-        rows[:, 1] = 0
+        rows[:, 1], bias[1] = 0, 0.5
         rows[:, 2] *= np.arange(len(rows)) == len(rows) - 1
         rows[20:300, 3] = 0
         rows[rows.shape[0] // 3 :, 4] = 0
@@ -256,6 +256,20 @@ def test_factors_of_a_half_and_more_are_exact(factor: int, tmp_path: Path) -> No
     reference = run_reference(content, images)
     assert "has factors of 1/2 and more" in code.source
     assert len(np.unique(reference)) > 20
+    assert np.array_equal(run(load(code, tmp_path), code, images), reference)
+
+
+def test_a_convolution_without_relu_rounds_twice(tmp_path: Path) -> None:
+    picks = keras.layers.Dense(len(NAMES), kernel_initializer=lambda shape, **_: np.eye(*shape, dtype=np.float32))
+    layers = [keras.layers.Conv2D(len(NAMES), 3, padding="same"), keras.layers.Flatten(), picks]
+    model = keras.Sequential([keras.Input((5, 5, 1)), *layers])  # the logits are those of the first pixel
+    content = convert_to_int8(model, make_images(50, 5, seed=1), 8)
+    images = quantize(make_images(4000, 5))
+
+    code = compile_to_c(content, NAMES, "speed")
+
+    reference = run_reference(content, images)
+    assert len(np.unique(reference)) > 100
     assert np.array_equal(run(load(code, tmp_path), code, images), reference)
 
 
@@ -440,6 +454,16 @@ def test_zeros_are_neither_stored_nor_computed() -> None:
             count = int(np.count_nonzero(kernel))
             stored = count * bytes_of_non_zero[cost.kind] + len(kernel)  # and how many each output has
             assert (cost.form, cost.macs, cost.weights_bytes) == ("sparse", count * pixels[name], stored + others)
+
+
+def test_an_output_without_weights_makes_no_other_slower() -> None:
+    content = convert("gaps")
+    biases = {operation.name: operation.bias for operation in read_network(content).operations}
+
+    code = compile_to_c(content, NAMES, "speed")
+
+    assert np.abs(biases["conv2"].astype(np.int64)).max() >= 2**30  # as large as LiteRT makes them
+    assert "sums of 31 bits" not in code.source
 
 
 def test_size_takes_fewer_bytes_than_speed_and_dense_keeps_all_weights() -> None:
