@@ -144,11 +144,11 @@ def test_flash_is_split_into_code_constants_and_data() -> None:
     assert (smallest.code, smallest.flash_bytes, smallest.static_bytes) == (2, 2, 0)  # of the harness there is nothing
 
 
-def test_variables_have_their_values_at_the_start() -> None:
+def test_variables_have_their_values_at_the_start_and_can_be_changed() -> None:
     variables = "static volatile int32_t given[2] = {5, 6}; static volatile int32_t zero[2];"
-    program = make_in_c("logits[0] = given[1]; logits[1] = zero[1]; logits[2] = 1;", variables)
+    program = make_in_c("logits[0] = given[1]; logits[1] = zero[1]; zero[0] = 7; logits[2] = zero[0];", variables)
 
-    assert count(program).logits.tolist() == [6, 0, 1]
+    assert count(program).logits.tolist() == [6, 0, 7]
 
 
 def test_all_that_a_caller_may_use_counts_as_flash() -> None:
