@@ -44,10 +44,10 @@ def quantize_factor(factor: float) -> Scaling:
 
 
 def scale_twice(value: int, scaling: Scaling) -> int:
-    """Scales a value as the C function `scale` does.
+    """Scales a value as the C function `scale` does; 5/4, for one, becomes 3/2 and then 2.
 
-    >>> [scale_twice(value, Scaling(2**30, 1)) for value in (8, 6, 5, -6)]
-    [2, 2, 1, -2]
+    >>> [scale_twice(value, Scaling(2**30, 1)) for value in (8, 6, 5, 4, -6)]
+    [2, 2, 2, 1, -2]
     """
     product = ((value << max(-scaling.shift, 0)) * scaling.multiplier + 2**30) >> 31
     return product if scaling.shift < 1 else (product - (product < 0) + (1 << (scaling.shift - 1))) >> scaling.shift
