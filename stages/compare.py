@@ -14,6 +14,7 @@ Writes, in data/compare/:
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
     files.csv: frontier.csv, the shipped file marked, for a plot.
+    device.png: every file in C by accuracy and flash, the shipped one marked.
     frontier.png, macs.png, latency.png: every file by accuracy and size, MACs or time, the shipped one marked.
     layers.png: MACs and parameters of each layer of the chosen model.
     seeds.csv: what each seed gives: mean and standard deviation of candidates and of what was made of them.
@@ -43,6 +44,7 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
 from stages.lib.results.chance import add_intervals, compute_interval
 from stages.lib.results.rows import (
+    DEVICE_COSTS,
     MEASURED,
     UNDER,
     Candidate,
@@ -72,6 +74,8 @@ from stages.lib.storage.variant import Variant, name_finished
 READS = (
     "study",
     "prune.rankings",
+    "prune.shrunk_shares",
+    "prune.shrunk_rankings",
     "prune.seeds",
     "prune.sparsities",
     "shrink.filters",
@@ -155,6 +159,7 @@ def summarize(
     summary |= {f"finished_{name}": value for name, value in finished.items()}
     summary["shipped"] = f"{shipped['name']}, {shipped['precision']}"
     summary |= {f"shipped_{name}": shipped[name] for name in MEASURED}
+    summary |= {f"shipped_{column}": shipped["device"][name] for column, name in DEVICE_COSTS.items()}
     for model in pruned:
         summary[f"pruned_{model.way}_{model.target}_test_accuracy"] = model.test_accuracy
         summary[f"pruned_{model.way}_{model.target}_gzip_size_bytes"] = model.gzip_size_bytes
@@ -188,17 +193,25 @@ def draw_candidates(
 def draw_files(shipped: Mapping[str, Any]) -> None:
     """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes.
 
-    Writes the rows of the first two as files.csv too.
+    Writes the rows of all but the last as files.csv too.
     """
     files, timed = (mark_shipped(read_csv(DATA / f"frontier/{name}.csv"), shipped) for name in ("frontier", "latency"))
     write_csv(OUTPUT / "files.csv", files)
     cpu = f"LiteRT on {timed[0]['cpu']}" if timed else "not measured"
-    for name, rows, cost, x, label in (
-        ("frontier", files, "bytes", "gzip_size_bytes", "kB, gzipped (published: kB at 4 bytes a parameter)"),
-        ("macs", files, "arithmetic", "macs", "million MACs an image"),
-        ("latency", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
+    for name, chart, rows, cost, x, label in (
+        ("device", "device", files, "flash", "flash_bytes", "kB of flash on a Cortex-M4"),
+        (
+            "frontier",
+            "frontier",
+            files,
+            "bytes",
+            "gzip_size_bytes",
+            "kB, gzipped (published: kB at 4 bytes a parameter)",
+        ),
+        ("macs", "frontier", files, "arithmetic", "macs", "million MACs an image"),
+        ("latency", "frontier", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
     ):
-        write_png(OUTPUT / f"{name}.png", "frontier", rows, f"What accuracy costs in {cost}", x=x, x_label=label)
+        write_png(OUTPUT / f"{name}.png", chart, rows, f"What accuracy costs in {cost}", x=x, x_label=label)
 
 
 def write_compressed(
@@ -237,7 +250,7 @@ def list_seeds(study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> 
     models = [candidate.variants for candidate in read_candidates(study)]
     models.append([name_finished(seed) for seed in study.seeds])
     for source, ways, targets, seeds in (
-        ("prune", prune.rankings, prune.sparsities, prune.seeds),
+        ("prune", prune.ways, prune.sparsities, prune.seeds),
         ("shrink", shrink.filters, shrink.macs_shares, shrink.seeds),
     ):
         models += [[Variant(source, *named, seed) for seed in seeds] for named in product(ways, targets)]
@@ -274,7 +287,7 @@ def main() -> None:
     described = {name: describe_candidate(candidate, times) for name, candidate in candidates.items()}
     num_images, key = shipped["num_images"], find_chosen(list(candidates.values()), choice).key
     rows, chosen, finished = list(described.values()), described[key], read_dense(variant, candidates[key])
-    pruned = [read_version(one, finished) for one in list_variants("prune", prune.rankings, prune.sparsities, seed)]
+    pruned = [read_version(one, finished) for one in list_variants("prune", prune.ways, prune.sparsities, seed)]
     shrunk = [read_version(one, finished) for one in list_variants("shrink", shrink.filters, shrink.macs_shares, seed)]
 
     worth = asdict(read_evaluation([variant]))
@@ -292,7 +305,7 @@ def main() -> None:
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values()), num_images["val"]))
     labels, predicted = read_arrays(find_evaluated(variant) / "predictions.npz", "labels", "as_they_are")
     write_csv(OUTPUT / "confusion.csv", count_confusion(labels, predicted, shipped["class_names"]))
-    zeros = read_kernel_zeros(prune.rankings, prune.sparsities, seed)
+    zeros = read_kernel_zeros(prune.ways, prune.sparsities, seed)
     layers = read_shrunk_layers(shrink.filters[0], shrink.macs_shares, seed)
     write_compressed(finished, pruned, shrunk, zeros, layers, num_images)
 

@@ -35,7 +35,8 @@ TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 
 FLOAT32_BYTES = 4
-WRITES_A_NEW_TENSOR = ("conv", "max_pool", "global_average_pool", "dense")  # the others can overwrite their input
+WRITES_A_NEW_TENSOR = ("conv", "depthwise_conv", "max_pool", "global_average_pool", "dense")
+"""Kinds of layer; the others can overwrite their input."""
 
 
 def compute_activation_bytes(shape: Sequence[int]) -> int:
@@ -124,9 +125,10 @@ def plot_receptive_field(
 ) -> Figure:
     """Plots what the center unit of each convolution and pool sees: nested squares over `image`, (N, N) uint8.
 
-    Convolutions are solid and pools dashed, so that edges that coincide stay visible.
+    Convolutions are solid and pools dashed, so that edges that coincide stay visible. A pointwise convolution is left
+    out: it sees what the layer before it sees.
     """
-    shown = [(layer, field) for layer, field in zip(layers, fields, strict=True) if layer.kind in ("conv", "max_pool")]
+    shown = [(layer, field) for layer, field in zip(layers, fields, strict=True) if layer.kernel_size > 1]
     side = image.shape[0]
     colors = colormaps["plasma"](np.linspace(0, 0.75, len(shown)))  # the rest is too light for a white ground
     label_ys = side * np.linspace(min(0.95, 0.1 * len(shown)), 0.05, len(shown)) - 0.5  # the first layer lowest

@@ -58,6 +58,8 @@ READS = (
     "study.models",
     "study.seeds",
     "prune.rankings",
+    "prune.shrunk_shares",
+    "prune.shrunk_rankings",
     "prune.sparsities",
     "shrink.filters",
     "shrink.macs_shares",
@@ -79,7 +81,7 @@ def list_variants(source: str, study: StudyParams, prune: PruneParams, shrink: S
         case "finish":
             return [name_finished(seed)]
         case "prune":
-            return [Variant(source, *named, seed) for named in product(prune.rankings, prune.sparsities)]
+            return [Variant(source, *named, seed) for named in product(prune.ways, prune.sparsities)]
         case _:
             return [Variant(source, *named, seed) for named in product(shrink.filters, shrink.macs_shares)]
 

@@ -1,16 +1,16 @@
-"""Which model gives the most accuracy for its bytes, its arithmetic and its time? Puts every model side by side.
+"""Which model gives the most accuracy for its bytes, its instructions and its time? Puts every model side by side.
 
 Reads:
     params.yaml: which models, augmentations, prunings and shrinkings belong to the run; others in data/ are ignored.
-    data/select_model/choice.json; metrics.json of train, finish, evaluate, complexity, prune, shrink and export;
-    layers.csv of shrink; model.h5 and the exported files.
+    data/select_model/choice.json; metrics.json of train, finish, evaluate, complexity, prune, shrink, export and
+    deploy; layers.csv of shrink; model.h5 and the exported files.
     predictions.npz of evaluate and export: what each model and file says of each test image.
     data/prepare/val.npz: how many images there are, for the intervals of accuracies.
     data/recorded_times.json: how long the exported files take; data/timing/ for files that it does not know.
 
 Writes, in data/frontier/:
     frontier.csv: a row a model file, and a row a published model of others, which is never on a front.
-    latency.csv: the files whose times are known.
+    latency.csv: the files whose times are known.   c_latency.csv: those whose C has known times.
     comparisons.csv: which candidates and files differ on the test images, a paired test a row.
     frontier.md: a table of the README.   shrinking.md: another, MACs by layer before and after shrinking, and times.
 
@@ -40,6 +40,7 @@ from stages.lib.results.rows import (
     read_candidates,
     read_cost,
     read_dense,
+    read_device_costs,
     read_exported,
     read_shrunk_layers,
     read_version,
@@ -47,12 +48,21 @@ from stages.lib.results.rows import (
     write_rows,
 )
 from stages.lib.results.tables import format_accuracy, format_table
-from stages.lib.results.times import TimedFile, Times, read_times
+from stages.lib.results.times import TimedC, TimedFile, Times, read_times
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_json, write_bytes
 from stages.lib.storage.variant import name_finished
 
-READS = ("study", "augmentations", "prune.rankings", "prune.sparsities", "shrink.filters", "shrink.macs_shares")
+READS = (
+    "study",
+    "augmentations",
+    "prune.rankings",
+    "prune.shrunk_shares",
+    "prune.shrunk_rankings",
+    "prune.sparsities",
+    "shrink.filters",
+    "shrink.macs_shares",
+)
 CHOICE = Path("data/select_model/choice.json")
 OUTPUT = Path("data/frontier")
 
@@ -64,7 +74,7 @@ def list_files(params: Params, choice: Mapping[str, Any]) -> list[ModelFile]:
     dense = [read_dense(candidate.variant, candidate) for candidate in candidates]
     finished = read_dense(name_finished(seed), find_chosen(candidates, choice))
     variants = [
-        *list_variants("prune", prune.rankings, prune.sparsities, seed),
+        *list_variants("prune", prune.ways, prune.sparsities, seed),
         *list_variants("shrink", shrink.filters, shrink.macs_shares, seed),
     ]
     exported = [file for file in dense if file.target == choice["augmentation"]]
@@ -72,14 +82,25 @@ def list_files(params: Params, choice: Mapping[str, Any]) -> list[ModelFile]:
     return [*dense, finished] + [file for model in exported for file in read_exported(model)]
 
 
-def rank(files: Sequence[ModelFile]) -> list[RankedFile]:
-    """Tells of each file whether it is on the front of gzipped size, and on that of MACs, by validation accuracy."""
+def rank(files: Sequence[ModelFile], device_costs: Sequence[Mapping[str, int | None]]) -> list[RankedFile]:
+    """Tells of each file whether it is on the front of each cost, by validation accuracy.
+
+    Args:
+        files: all of ours.
+        device_costs: of each, as `read_device_costs` gives them.
+    """
+    costs: dict[str, list[int | None]] = {
+        "size": [file.gzip_size_bytes for file in files],
+        "macs": [file.macs for file in files],
+        "flash": [cost["flash_bytes"] for cost in device_costs],
+        "ram": [cost["ram_bytes"] for cost in device_costs],
+        "instructions": [cost["instructions"] for cost in device_costs],
+    }
     accuracies = [file.val_accuracy for file in files]
-    by_size = find_front([file.gzip_size_bytes for file in files], accuracies)
-    by_macs = find_front([file.macs for file in files], accuracies)
+    fronts = {f"is_on_{name}_front": find_front(column, accuracies) for name, column in costs.items()}
     return [
-        RankedFile(**asdict(file), is_on_size_front=on_size, is_on_macs_front=on_macs)
-        for file, on_size, on_macs in zip(files, by_size, by_macs, strict=True)
+        RankedFile(**{**asdict(file), **cost, **{name: front[place] for name, front in fronts.items()}})
+        for place, (file, cost) in enumerate(zip(files, device_costs, strict=True))
     ]
 
 
@@ -121,36 +142,55 @@ def list_timed(files: Sequence[ModelFile], times: Times) -> list[TimedFile]:
     ]
 
 
-def format_frontier(files: Sequence[RankedFile], timed: Sequence[TimedFile], num_images: Mapping[str, int]) -> str:
-    """Writes the table of the README: the finished model, the front by gzipped size, and the fastest.
+def list_timed_c(files: Sequence[RankedFile], times: Times) -> list[TimedC]:
+    """Lists the times of the files that have C, where they are known."""
+    rows = []
+    for file in files:
+        known = times.find_c_latency(file.variant.deployed / "model.c") if file.flash_bytes is not None else None
+        if known:
+            of_c = {f"c_{name}": value for name, value in known["c"].items()}
+            of_files = {f"{name}_median_ms": known.get(name, {}).get("median_ms") for name in PRECISIONS}
+            of_run = {name: known[name] for name in ("num_threads", "cpu", "compiler", "runtime", "sha256")}
+            rows.append(TimedC(name=file.name, kind=file.kind, **of_c, **of_files, **of_run))
+    return rows
+
+
+def format_frontier(
+    files: Sequence[RankedFile],
+    timed: Sequence[TimedFile],
+    timed_c: Sequence[TimedC],
+    num_images: Mapping[str, int],
+) -> str:
+    """Writes the table of the guide: the finished model in float32, the front by flash, and the fewest instructions.
 
     Args:
         files: all of ours.
         timed: those whose times are known; of others the times stay blank.
+        timed_c: the same of their C.
         num_images: of val and test.
     """
-    (dense,) = (file for file in files if file.kind == "dense" and file.label == "finished")
-    ms_of = {(file.kind, file.label): file.median_ms for file in timed}
-    front = sorted((file for file in files if file.is_on_size_front), key=lambda file: -file.gzip_size_bytes)
-    fastest = sorted(timed, key=lambda file: (round_time(file.median_ms), -file.val_accuracy))[:1]
-    dense_ms = ms_of.get(("dense", "finished"))
-    lines = {}
-    for file in [dense, *front, *fastest]:
-        ms = ms_of.get((file.kind, file.label))
-        lines[file.kind, file.label] = [
-            f"{file.name}, {file.kind}{' (Keras)' if file.format == 'keras' else ''}",
-            file.precision,
+    (dense,) = (file for file in files if (file.kind, file.label) == ("dense", "finished"))
+    ms_of = {(file.kind, file.label): f"{file.median_ms:.3f}" for file in timed}
+    c_ms_of = {(timed.kind, f"{timed.name} int8"): f"{timed.c_median_ms:.3f}" for timed in timed_c}
+    front = sorted((file for file in files if file.is_on_flash_front), key=lambda file: -(file.flash_bytes or 0))
+    by_instructions = [file for file in files if file.is_on_instructions_front]
+    lightest = sorted(by_instructions, key=lambda file: file.instructions or 0)[:1]
+    rows = [
+        [
+            f"{file.label}, {file.kind}",
             format_accuracy(file.val_accuracy, num_images["val"]),
             format_accuracy(file.test_accuracy, num_images["test"]),
             f"{file.size_bytes / 1000:,.0f} kB",
-            f"{file.gzip_size_bytes / 1000:,.0f} kB",
-            f"{file.macs:,}",
-            "" if ms is None else f"{ms:.3f}",
-            "" if ms is None or dense_ms is None else f"{dense_ms / ms:.1f}",
-            f"{dense.gzip_size_bytes / file.gzip_size_bytes:.1f}",
+            "" if file.flash_bytes is None else f"{file.flash_bytes / 1000:,.1f} kB",
+            "" if file.ram_bytes is None else f"{file.ram_bytes / 1000:,.1f} kB",
+            "" if file.instructions is None else f"{file.instructions / 1e6:,.1f}",
+            c_ms_of.get((file.kind, file.label), ""),
+            ms_of.get((file.kind, file.label), ""),
         ]
-    header = "model, precision, validation, test, file, gzipped, MACs, ms, times faster, times smaller"
-    return format_table(header.split(", "), list(lines.values()))
+        for file in dict.fromkeys([dense, *front, *lightest])
+    ]
+    header = "file, validation, test, .tflite, flash, RAM, million instructions, ms in C, ms in LiteRT"
+    return format_table(header.split(", "), rows)
 
 
 def format_shrinking(layers: Sequence[LayerMacs], names: Sequence[str], timed: Sequence[TimedFile]) -> str:
@@ -180,13 +220,15 @@ def main() -> None:
     study, shrink = params.study, params.shrink
     seed, way = study.seeds[0], shrink.filters[0]
     files = list_files(params, choice)
-    ranked = rank(files)
+    ranked = rank(files, [read_device_costs(file) for file in files])
     times = read_times(())
     timed = list_timed(files, times)
     finished = name_finished(seed)
     num_images = count_images(finished)
     write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models), num_images)
     write_rows(OUTPUT / "latency.csv", TimedFile, timed, num_images)
+    timed_c = list_timed_c(ranked, times)
+    write_rows(OUTPUT / "c_latency.csv", TimedC, timed_c)
     candidates = read_candidates(study)
     chosen = find_chosen(candidates, choice)
     comparisons = [
@@ -195,14 +237,14 @@ def main() -> None:
         *compare_files(files),
     ]
     write_rows(OUTPUT / "comparisons.csv", Comparison, comparisons)
-    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, num_images).encode())
+    write_bytes(OUTPUT / "frontier.md", format_frontier(ranked, timed, timed_c, num_images).encode())
     shrunk = list_variants("shrink", [way], shrink.macs_shares, seed)
     names = [variant.name for variant in (finished, *shrunk)]
     layers = read_shrunk_layers(way, shrink.macs_shares, seed)
     write_bytes(OUTPUT / "shrinking.md", format_shrinking(layers, names, timed).encode())
-    on_front = sum(file.is_on_size_front for file in ranked)
+    on_front = sum(file.is_on_flash_front for file in ranked)
     print(
-        f"{OUTPUT}: {len(files)} model files, {on_front} of them on the front by size; the times of {len(timed)} known"
+        f"{OUTPUT}: {len(files)} model files, {on_front} of them on the front by flash; the times of {len(timed)} known"
     )
 
 

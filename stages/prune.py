@@ -1,21 +1,28 @@
-"""How many weights can the finished model lose? Prunes it step by step; run as `python -m stages.prune RANKING SEED`.
+"""How many weights can a model lose? Prunes it step by step; run as `python -m stages.prune START RANKING SEED`.
 
 Magnitude pruning with tensorflow-model-optimization, a ladder of sparsities: for each, the model of the one before it
 is fine-tuned while the share of zeros in its kernels rises along a cubic schedule (Zhu and Gupta 2017, To prune, or not
 to prune, arXiv 1710.01878), the smallest weights going first; then the mask stays and the remaining weights recover.
-The ranking says how many zeros each kernel gets: `uniform` the same share; `lamp` as many as it has among the weights
-that matter least of all kernels that are pruned.
+START is what the ladder starts from: `finished`, or a network that was shrunk, such as `magnitude-0.5`. RANKING says
+where the zeros are:
+
+    uniform: the same share in each kernel.
+    lamp: each kernel has as many as it has among the weights that matter least of all kernels that are pruned.
+    cost: the same, by how much a weight matters for what it costs: its share of the MACs and its place in memory. Here
+        a step of the ladder is the share of that cost which is saved.
 
 Reads:
-    data/select_model/choice.json: what it is.   data/finish/<seed>/: model.h5, which is not changed; losses.npz.
+    data/select_model/choice.json: what the finished model is.   data/finish/<seed>/: model.h5, losses.npz.
+    data/shrink/<filters>/<seed>/<share>/: model.h5, metrics.json; for a START that was shrunk.
     data/prepare/train.npz, val.npz, test.npz.
 
-Writes, in data/prune/<ranking>/<seed>/<sparsity>/:
+Writes, in data/prune/<way>/<seed>/<step>/, where the way is the ranking, after the START if that is not `finished`:
     model.h5: the pruned model, an ordinary Keras model with zeros in its kernels.
-    metrics.json: accuracy before and after, share of zeros, MACs without zeros, size raw and gzipped.
+    metrics.json: accuracy before and after, against the finished model; share of zeros, MACs in all and without zeros,
+        parameters, size raw and gzipped.
     layers.csv: zeros of each layer.
-and, no DVC outputs, data/checkpoints/prune@<ranking>-<sparsity>-<seed>.npz: the state after every epoch, until the
-stage succeeds.
+and, no DVC outputs, data/checkpoints/prune@<way>-<step>-<seed>.npz: the state after every epoch, until the stage
+succeeds.
 
 The test accuracy is only reported: nothing here is chosen by it.
 """
@@ -27,13 +34,21 @@ from typing import Any
 
 import numpy as np
 
-from stages.lib.cost.macs import count_macs
-from stages.lib.cost.sparsity import allocate_by_lamp, allocate_uniformly, compute_sparsity, count_zeros, has_sparsity
+from stages.lib.cost.macs import count_macs, count_parameters
+from stages.lib.cost.sparsity import (
+    allocate_by_lamp,
+    allocate_uniformly,
+    compute_sparsity,
+    compute_weight_costs,
+    count_zeros,
+    has_sparsity,
+)
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import StatelessDropout, measure_stored_model, read_model, write_model
+from stages.lib.network.seeds import derive_seed
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, PruneParams
+from stages.lib.params.sections import RANKINGS, AugmentationParams, PruneParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_arrays, read_json, read_split, write_csv, write_json
@@ -48,11 +63,13 @@ from stages.lib.training.recipe import Recipe
 import tensorflow_model_optimization as tfmot  # after stages.lib.network.keras2, which settles which Keras it gets
 
 READS = (
+    "dataset.image_size_px",
     "dataset.class_names",
     "prune.sparsities",
     "prune.epochs",
-    "prune.easy_share",
     "prune.clean_epochs",
+    "prune.macs_weight",
+    "prune.easy_share",
     "prune.ramp_fraction",
     "prune.frequency",
     "prune.batch_size",
@@ -67,7 +84,7 @@ READS = (
 DATA = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
 LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
-ALLOCATIONS = {"uniform": allocate_uniformly, "lamp": allocate_by_lamp}
+FINISHED = "finished"
 
 
 def build_schedule(start: float, sparsity: float, total_steps: int, ramp_fraction: float, frequency: int) -> Any:
@@ -97,6 +114,30 @@ def read_pruned_kernels(model: keras.Model) -> dict[str, np.ndarray]:
     return {name: model.get_layer(name).kernel.numpy() for name in list_pruned_layers(model)}
 
 
+def allocate_zeros(
+    ranking: str, layers: Sequence[Layer], kernels: Mapping[str, np.ndarray], share: float, macs_weight: float
+) -> dict[str, float]:
+    """Gives each kernel that is pruned, by name, its share of zeros: a ranking's for one step of the ladder.
+
+    Args:
+        ranking: uniform, lamp or cost.
+        layers: of the network.
+        kernels: by the names of their layers.
+        share: of zeros, of all kernels together; with `cost`, of what all their weights cost.
+        macs_weight: how much MACs count in that cost, in [0, 1].
+    """
+    positions = {layer.name: count_macs(layer) // kernels[layer.name].size for layer in layers if layer.name in kernels}
+    match ranking:
+        case "uniform":
+            return allocate_uniformly(kernels, share)
+        case "lamp":
+            return allocate_by_lamp(kernels, compute_weight_costs(kernels, positions, macs_weight=0), share)
+        case "cost":
+            return allocate_by_lamp(kernels, compute_weight_costs(kernels, positions, macs_weight), share)
+        case _:
+            raise ValueError(f"unknown ranking {ranking!r}")
+
+
 def wrap_for_pruning(
     model: keras.Model, schedules: Mapping[str, Any], recipe: Recipe, step: Callable[[], tf.Tensor]
 ) -> keras.Model:
@@ -110,11 +151,10 @@ def wrap_for_pruning(
     variables themselves.
     """
     last = model.layers[-1].name
-    position = {layer.name: index for index, layer in enumerate(model.layers)}
 
     def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.layers.Dropout):
-            seed = recipe.seed + position[layer.name]
+            seed = derive_seed(recipe.seed, layer.name)
             return StatelessDropout(layer.rate, seed, step, name=layer.name, dtype=recipe.policy)
         policy_of_layer = "float32" if layer.name == last else recipe.policy
         copy = type(layer).from_config(layer.get_config() | {"dtype": policy_of_layer})
@@ -191,12 +231,13 @@ def list_layer_zeros(model: keras.Model, sparsities: Mapping[str, float]) -> lis
 
 
 def count_nonzero_macs(layers: Sequence[Layer], rows: Sequence[Mapping[str, Any]]) -> int:
-    """Counts the MACs with weights that are not zero, from the rows of `list_layer_zeros`; for one image."""
+    """Counts the MACs but those with a zero in a kernel of the rows of `list_layer_zeros`; for one image."""
     nonzero = {row["layer"]: row["weights"] - row["zeros"] for row in rows}
     weights = {row["layer"]: row["weights"] for row in rows}
     # A weight takes part in as many MACs as any other of its kernel.
     return sum(
-        count_macs(layer) // weights[layer.name] * nonzero[layer.name] for layer in layers if layer.name in weights
+        count_macs(layer) // weights[layer.name] * nonzero[layer.name] if layer.name in weights else count_macs(layer)
+        for layer in layers
     )
 
 
@@ -207,63 +248,85 @@ def measure_total_sparsity(rows: Sequence[Mapping[str, Any]]) -> float:
 
 @dataclass(frozen=True)
 class Step:
-    """One sparsity of the ladder: how the model gets there from the one before it, and where it is written."""
+    """One step of the ladder: how the model gets there from the one before it, and where it is written."""
 
     variant: Variant
-    sparsity: float
+    share: float  # of the zeros, or of what is saved: see `allocate_zeros`
     recipe: Recipe
     checkpoint: Checkpoint
 
 
-def list_steps(ranking: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe, source: Path) -> list[Step]:
+def list_steps(
+    way: str, choice: Mapping[str, Any], prune: PruneParams, recipe: Recipe, inputs: Sequence[Path]
+) -> list[Step]:
     """Lists the steps of the ladder; they follow `recipe`, that of the training, but for what `prune` says.
 
-    `source` has the model that the first one starts from, and its losses. The checkpoint of a step belongs to that
-    one and all before it, from which it starts.
+    `inputs` are the files that decide what the first one starts from, and what it sees. The checkpoint of a step
+    belongs to that one and all before it, from which it starts.
     """
-    inputs = [source / "model.h5", source / "losses.npz", DATA / "train.npz"]
-    decided: list[Any] = [ranking, choice, prune.ramp_fraction, prune.frequency, prune.easy_share]
+    decided: list[Any] = [way, choice, prune.macs_weight, prune.ramp_fraction, prune.frequency, prune.easy_share]
     steps = []
     ladder = zip(prune.sparsities, prune.epochs, prune.learning_rate, strict=True)
-    for number, (sparsity, epochs, learning_rate) in enumerate(ladder, start=1):
+    for share, epochs, learning_rate in ladder:
         changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
         changes |= {"clean_epochs": prune.clean_epochs, "batch_size": prune.batch_size}
+        variant = Variant("prune", way, share, recipe.seed)
         # Another seed for each: the batches of the training, whose seed is that of `recipe`, would come again.
-        fine_tuning = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
-        decided += [sparsity, fine_tuning]
-        variant = Variant("prune", ranking, sparsity, recipe.seed)
+        seed = derive_seed(recipe.seed, variant.name)
+        fine_tuning = replace(recipe, seed=seed, train=recipe.train.model_copy(update=changes))
+        decided += [share, fine_tuning]
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
-        steps.append(Step(variant, sparsity, fine_tuning, checkpoint))
+        steps.append(Step(variant, share, fine_tuning, checkpoint))
     return steps
+
+
+def read_layers(variant: Variant, choice: Mapping[str, Any], image_size_px: int, num_classes: int) -> list[Layer]:
+    """Reads the layers of the model that a ladder starts from; `choice` says what they were before it was shrunk."""
+    architecture = choice["architecture"]
+    if variant.source == "shrink":
+        shrunk = read_json(variant.folder / "metrics.json")
+        architecture = {**architecture, "blocks": shrunk["blocks"], "dense": shrunk["dense"]}
+    return list_layers(image_size_px, num_classes, **architecture)
 
 
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    ranking, seed = parse_names(__doc__, ranking="prune.rankings", seed="prune.seeds")
-    choice, finished = read_json(CHOICE), name_finished(int(seed))
-    source = finished.folder
+    start, ranking, seed_text = parse_names(__doc__, start="prune.starts", ranking=RANKINGS, seed="prune.seeds")
+    way = ranking if start == FINISHED else f"{start}-{ranking}"
+    choice, finished = read_json(CHOICE), name_finished(int(seed_text))
+    source = Variant("prune", way, "", finished.seed).start
     recipe = Recipe(
         train=params.train,
         augmentation=AugmentationParams(**choice["augmentation_limits"]),
         seed=finished.seed,
         policy=choose_policy(params.train.precision),
     )
-    steps = list_steps(ranking, choice, params.prune, recipe, source)
+    steps = list_steps(
+        way,
+        choice,
+        params.prune,
+        recipe,
+        inputs=[source.folder / "model.h5", finished.folder / "losses.npz", DATA / "train.npz"],
+    )
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
-    layers = list_layers(train_set[0].shape[1], len(params.dataset.class_names), **choice["architecture"])
-    (losses,) = read_arrays(source / "losses.npz", "train")
+    layers = read_layers(source, choice, params.dataset.image_size_px, len(params.dataset.class_names))
+    (losses,) = read_arrays(finished.folder / "losses.npz", "train")
     is_easy = find_easy(losses, params.prune.easy_share)
-    model = read_model(source / "model.h5")
-    dense = measure_stored_model(source / "model.h5", model, val_set, test_set)
+    dense_path = finished.folder / "model.h5"
+    dense = measure_stored_model(dense_path, read_model(dense_path), val_set, test_set)
+    model = read_model(source.folder / "model.h5")
     for step in steps:
-        sparsities = ALLOCATIONS[ranking](read_pruned_kernels(model), step.sparsity)
+        kernels = read_pruned_kernels(model)
+        sparsities = allocate_zeros(ranking, layers, kernels, step.share, params.prune.macs_weight)
         prune_model(model, sparsities, params.prune, step.recipe, train_set, step.checkpoint, is_easy)
         zeros, folder = list_layer_zeros(model, sparsities), step.variant.folder
         write_model(folder / "model.h5", model)
         metrics = {
             "sparsity": measure_total_sparsity(zeros),
+            "macs": sum(map(count_macs, layers)),
             "nonzero_macs": count_nonzero_macs(layers, zeros),
+            "parameters": sum(map(count_parameters, layers)),
             **measure_stored_model(folder / "model.h5", model, val_set, test_set),
             **{f"dense_{key}": value for key, value in dense.items()},
         }

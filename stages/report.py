@@ -1,15 +1,14 @@
 """What came out, on one page? Answers the study's questions from the pipeline's files, with charts, for a browser.
 
 Reads:
-    params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and what
-    a shipped file may lose.
+    params.yaml: seed, which models and augmentations belong to the run, and how long each sparsity was fine-tuned.
     data/select_model/choice.json, reason.txt, comparison.csv; of data/audit/ metrics.json and two pictures; of
-    data/ship/ model.json, coverage.csv, ood.csv and
-    ood.json; of data/frontier/ comparisons.csv, frontier.csv, latency.csv; of data/compare/ candidates.csv,
-    confusion.csv, curves.csv, environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv; layers.csv,
-    metrics.json and a picture of complexity; metrics.json of evaluate, and classes.csv and two pictures of the finished
-    model; layers.csv of shrink; data/preview/*.png. Where times are not known these hold no values, and the page says
-    so.
+    data/ship/ model.json, coverage.csv, ood.csv and ood.json; of data/verify/ metrics.json; of data/deploy/ what the
+    finished model costs; of data/frontier/ c_latency.csv, comparisons.csv, frontier.csv, latency.csv; of data/compare/
+    candidates.csv, confusion.csv, curves.csv, environment.json, pruning.csv, shrinking.csv, sparsity.csv, timing.csv;
+    layers.csv, metrics.json and a picture of complexity; metrics.json of evaluate, and classes.csv and two pictures of
+    the finished model; layers.csv of shrink; data/preview/*.png. Where times are not known these hold no values, and
+    the page says so.
 
 Writes, in data/report/, both in Git:
     answers.json: the answers of the page without times, so that `git diff` shows which conclusion a change turned over.
@@ -41,12 +40,13 @@ from stages.lib.results.rows import (
     find_chosen,
     find_evaluated,
     read_cost,
+    read_deployed,
     read_evaluation,
     read_frontier,
     read_rows,
     read_shrunk_layers,
 )
-from stages.lib.results.times import StageTime, TimedFile
+from stages.lib.results.times import StageTime, TimedC, TimedFile
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 from stages.lib.storage.variant import DATA, name_finished
@@ -60,7 +60,6 @@ READS = (
     "train.epochs",
     "prune.sparsities",
     "prune.epochs",
-    "ship.max_loss",
 )
 OUTPUT = Path("data/report")
 
@@ -72,7 +71,6 @@ class Findings:
     seeds: Sequence[int]  # of the candidates; the first one is that of all that was made of the chosen one
     epochs: int  # of the training of each candidate
     keep_fraction: float  # of the training images that a candidate sees
-    max_loss: float  # of validation accuracy: what a shipped file may lose
     prune_epochs: Mapping[float, int]  # of fine-tuning, by sparsity
     baseline: str | None  # the augmentation that changes no image; None if each of the run does
     choice: Mapping[str, Any]  # data/select_model/choice.json
@@ -97,7 +95,10 @@ class Findings:
     ood: Mapping[str, Any]  # data/ship/ood.json
     ood_bins: Sequence[Mapping[str, str]]  # data/ship/ood.csv
     audit: Mapping[str, Any]  # data/audit/metrics.json
+    control: Mapping[str, int]  # what deploy measured of the finished model, and of its control without a zero skipped
+    verified: Mapping[str, int]  # data/verify/metrics.json
     times: Times  # of the files
+    c_times: Sequence[TimedC]  # of their C
     stages: Sequence[StageTime]  # what each took; empty if that is not known
     environment: Mapping[str, Any]  # versions and hardware of the training; empty if they are not known
 
@@ -124,6 +125,11 @@ class Findings:
         return tables.find_ms(self.times, KIND_OF[shipped["source"]], shipped["name"], shipped["precision"])
 
     @property
+    def shipped_c(self) -> TimedC | None:
+        """Is what the C of the shipped file takes."""
+        return tables.find_c_time(self.c_times, KIND_OF[self.shipped["source"]], self.shipped["name"])
+
+    @property
     def num_images(self) -> Mapping[str, int]:
         """Returns how many images there are of the splits val and test."""
         counts: Mapping[str, int] = self.shipped["num_images"]
@@ -146,6 +152,14 @@ class Section:
 
 
 SECTIONS = (
+    Section(
+        key="device",
+        question="What does it cost on a device?",
+        answer=lambda found: answers.answer_device(
+            found.shipped, found.control, found.files, found.verified, found.num_images
+        ),
+        time=lambda found: answers.tell_device_time(found.shipped_c),
+    ),
     Section(
         key="classes",
         question="How good is it at each class?",
@@ -185,7 +199,7 @@ SECTIONS = (
     Section(
         key="pruning",
         question="What did pruning give?",
-        answer=lambda found: answers.answer_pruning(found.pruned, found.max_loss, found.comparisons, found.num_images),
+        answer=lambda found: answers.answer_pruning(found.pruned, found.comparisons, found.num_images),
         time=lambda found: answers.tell_pruned_times(found.times),
     ),
     Section(
@@ -264,7 +278,6 @@ def read_findings(params: Params) -> Findings:
         seeds=params.study.seeds,
         epochs=params.train.epochs,
         keep_fraction=params.study.keep_fraction,
-        max_loss=params.ship.max_loss,
         prune_epochs=dict(zip(params.prune.sparsities, params.prune.epochs, strict=True)),
         baseline=find_baseline(params.augmentations, params.study.augmentations),
         choice=choice,
@@ -291,7 +304,10 @@ def read_findings(params: Params) -> Findings:
         ood=read_json(DATA / "ship/ood.json"),
         ood_bins=read_csv(DATA / "ship/ood.csv"),
         audit=read_json(DATA / "audit/metrics.json"),
+        control=read_deployed(name_finished(seed)),
+        verified=read_json(DATA / "verify/metrics.json"),
         times={(file.kind, file.name, file.precision): file for file in timed},
+        c_times=read_rows(DATA / "frontier/c_latency.csv", TimedC),
         stages=read_rows(DATA / "compare/timing.csv", StageTime),
         environment=read_json(DATA / "compare/environment.json"),
     )
@@ -299,8 +315,9 @@ def read_findings(params: Params) -> Findings:
 
 def answer_all(found: Findings) -> dict[str, str]:
     """Answers what ships, then each question of the page."""
-    compared = answers.find_comparison_with_dense(found.comparisons, found.shipped)
-    ships = answers.answer_shipped(found.shipped, found.dense, found.published, compared)
+    shipped = found.shipped
+    compared = answers.find_comparison_with_dense(found.comparisons, shipped["name"], shipped["source"])
+    ships = answers.answer_shipped(shipped, found.dense, found.published, compared)
     return {"ships": ships} | {section.question: section.answer(found) for section in SECTIONS}
 
 

@@ -1,29 +1,31 @@
-"""Which file goes to production? Chooses one of the exported files, on validation images only, and describes it.
+"""Which file goes to production? Chooses one of the int8 files, on validation images only, and describes it.
 
 Reads:
     data/frontier/frontier.csv: every file with its numbers.   comparisons.csv: which files differ on the test images.
     data/prepare/val.npz: the chosen file is run on them, to fit its confidence; and how many there are.
-    data/select_model/choice.json; data/finish/<seed>/: metrics.json and model.h5 of the finished dense model.
-    data/export/<source>/<name>/<precision>.tflite: the file that is chosen.
+    data/select_model/choice.json; data/finish/<seed>/model.h5: the finished dense model.
+    data/export/<source>/<name>/int8.tflite: the file that is chosen; data/deploy/<source>/<name>/: its C, and what that
+        costs.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8; the chosen file is run on them.
     The 1,797 handwritten digits that scikit-learn brings: pictures of other things, on which it is run, too.
     Times and versions, recorded or of this machine (`stages.lib.results.times`).
 
 Writes, in data/ship/:
-    model.tflite: a copy of the chosen file.
-    model.json: what a program has to know to run it, why it was chosen, and how good it is.
+    model.tflite: a copy of the chosen file.   model.c, model.h: its C.   example.c: a program that uses that.
+    model.json: what a program has to know to run it, why it was chosen, how good it is, and what it costs.
     model_card.md: the same for people, with times and versions.
     coverage.csv: how accurate it is on the test images where it answers only those that it is surest of.
     ood.json: how well its scores tell test images from digits.   ood.csv: how those scores are distributed.
 
-The rule: of the files that lose at most `ship.max_loss` of validation accuracy against the finished dense model, the
-smallest gzipped; then the more accurate on validation images; then the first by name. The test images choose nothing.
+The rule: of the int8 files within all limits of `ship` in params.yaml, the most accurate on validation images; then the
+one with less flash; then the first by name. Files in float32 have no C. The test images choose nothing.
 
 Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, it is
 unsure. Both are chosen on validation images, too.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,23 +34,24 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from stages.lib import device
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
 from stages.lib.network import metrics
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import DatasetParams, Params, PruneParams
-from stages.lib.report.answers import find_comparison_with_dense, tell_comparison
+from stages.lib.params.sections import DatasetParams, Params, PruneParams, ShipParams
+from stages.lib.report.answers import find_comparison_with_dense, join, tell_comparison
 from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
 from stages.lib.results.chance import add_intervals, describe_share
 from stages.lib.results.comparisons import Comparison
 from stages.lib.results.confidence import choose_min_confidence, fit_temperature, list_coverage
 from stages.lib.results.ood import list_bins, measure_separation
-from stages.lib.results.rows import RankedFile, count_val_images, read_frontier, read_rows
+from stages.lib.results.rows import RankedFile, count_val_images, read_deployed, read_frontier, read_rows
 from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_json, read_split, write_bytes, write_csv, write_json
+from stages.lib.storage.files import check_exists, read_json, read_split, write_bytes, write_csv, write_json
 from stages.lib.storage.variant import Variant, name_finished
 
 READS = (
@@ -78,70 +81,124 @@ VAL_SET = Path("data/prepare/val.npz")
 OUTPUT = Path("data/ship")
 
 BATCH_SIZE = 100
+EXAMPLE = Path(device.__file__).parent / "example.c"
+UNITS = {
+    "max_flash_bytes": "bytes of flash",
+    "max_ram_bytes": "bytes of RAM",
+    "max_instructions": "instructions an image",
+    "max_size_bytes": "bytes as a .tflite file",
+}  # the limits of params.yaml: each is of the column of that name without max_
 NUM_CONFUSED = 3  # pairs of classes that the card names
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a file takes of something that has a limit: the key of that limit in params.yaml, and the unit of both."""
+
+    key: str
+    value: int
+    limit: int
+    unit: str
+
+
 def read_files() -> list[RankedFile]:
-    """Reads the exported files of this run, with their numbers; the other rows of the table cannot be shipped.
+    """Reads the int8 files of this run, with their numbers; the other rows of the table have no C.
 
     Raises:
-        UserError: if export left out every file.
+        UserError: if export left out every file in int8.
     """
-    files = [file for file in read_frontier(FRONTIER)[0] if file.format == "tflite"]
+    files = [file for file in read_frontier(FRONTIER)[0] if file.flash_bytes is not None]
     if not files:
         raise UserError(
-            "data/export: expected at least one LiteRT file, got none: every conversion lost more than "
-            "export.max_loss_float32 and export.max_loss_int8 in params.yaml allow; raise those limits"
+            "data/export: expected at least one LiteRT file in int8, got none: every conversion lost more than "
+            "export.max_loss_int8 in params.yaml allows; raise that limit"
         )
     return files
 
 
-def list_good_files(files: Sequence[RankedFile], dense_accuracy: float, max_loss: float) -> list[RankedFile]:
-    """Lists the files that lose at most `max_loss` against `dense_accuracy`, both of validation accuracy.
+def list_costs(file: RankedFile, limits: ShipParams) -> list[Cost]:
+    """Lists what a file takes of everything that has a limit."""
+    return [
+        Cost(key, getattr(file, key.removeprefix("max_")), limit, unit)
+        for key, unit in UNITS.items()
+        if (limit := getattr(limits, key)) is not None
+    ]
+
+
+def list_files_within(files: Sequence[RankedFile], limits: ShipParams) -> list[RankedFile]:
+    """Lists the files that take no more than the limits allow.
 
     Raises:
-        UserError: if there are none; the message names the nearest.
+        UserError: if there are none; the message names the nearest, which is the least above the limit that it exceeds
+            most, in parts of that limit.
     """
-    good = [file for file in files if metrics.is_loss_within(dense_accuracy, file.val_accuracy, max_loss)]
-    if not good:
-        nearest = max(files, key=lambda file: file.val_accuracy)
+    within = [file for file in files if all(cost.value <= cost.limit for cost in list_costs(file, limits))]
+    if not within:
+        nearest = min(files, key=lambda file: max(cost.value / cost.limit for cost in list_costs(file, limits)))
+        keys = " and ".join(f"ship.{cost.key} ({cost.limit:,})" for cost in list_costs(nearest, limits))
         raise UserError(
-            f"params.yaml: ship.max_loss: expected a file whose validation accuracy is at most {max_loss:g} below the "
-            f"{dense_accuracy:.4f} of the finished model; got {nearest.val_accuracy:.4f} at best, of "
-            f"{nearest.name} in {nearest.precision}; raise that limit, or compress less"
+            f"params.yaml: expected an int8 file within {keys}; got none of {len(files)}: the nearest, {nearest.name}, "
+            f"{tell_excess(nearest, limits)}; raise that limit, or compress further (prune.sparsities, "
+            "shrink.macs_shares)"
         )
-    return good
+    return within
 
 
-def select_file(good: Sequence[RankedFile]) -> RankedFile:
+def tell_excess(file: RankedFile, limits: ShipParams) -> str:
+    """Says what a file takes more than the limits allow."""
+    beyond = [cost for cost in list_costs(file, limits) if cost.value > cost.limit]
+    return "takes " + join([f"{cost.value:,} {cost.unit}, more than {cost.key}" for cost in beyond])
+
+
+def select_file(within: Sequence[RankedFile]) -> RankedFile:
     """Applies the rest of the rule of this stage."""
-    return min(good, key=lambda file: (file.gzip_size_bytes, -file.val_accuracy, file.name, file.precision))
+    return min(within, key=lambda file: (-file.val_accuracy, file.flash_bytes, file.name))
 
 
 def explain(
-    shipped: RankedFile, num_good: int, num_files: int, dense_accuracy: float, max_loss: float, num_val: int
+    shipped: RankedFile, within: Sequence[RankedFile], files: Sequence[RankedFile], limits: ShipParams, num_val: int
 ) -> str:
-    """Writes the reason of the choice in a sentence; `num_val` are the validation images."""
-    return (
-        f"{shipped.name} in {shipped.precision} is the smallest once gzipped ({shipped.gzip_size_bytes:,} bytes) of "
-        f"the {num_good} of {num_files} files that lose at most {100 * max_loss:g} points of validation accuracy "
-        f"against the finished model, which has {format_accuracy(dense_accuracy, num_val)}: it has "
-        f"{format_accuracy(shipped.val_accuracy, num_val)}."
+    """Writes the reason of the choice: the rule, and which limits decided it.
+
+    Args:
+        shipped: the chosen file.
+        within: those that it was chosen from.
+        files: all in int8.
+        limits: of what a file may take.
+        num_val: number of validation images.
+    """
+    costs = list_costs(shipped, limits)
+    allowed = join([f"{cost.limit:,} {cost.unit}" for cost in costs])
+    of_which = (
+        f"the {len(within)} of {len(files)} int8 files that take at most {allowed}" if costs else "all int8 files"
     )
+    taken = f", and takes {join([f'{cost.value:,} {cost.unit}' for cost in costs])}" if costs else ""
+    text = (
+        f"{shipped.name} in int8 is the most accurate of {of_which}: it has "
+        f"{format_accuracy(shipped.val_accuracy, num_val)} of the validation images right{taken}."
+    )
+    better = sorted((file for file in files if file.val_accuracy > shipped.val_accuracy), key=lambda f: f.val_accuracy)
+    if not better:
+        return f"{text} No int8 file of this run is more accurate."
+    told = [
+        f"{file.name} would be {100 * (file.val_accuracy - shipped.val_accuracy):.2f} points more accurate, but "
+        f"{tell_excess(file, limits)}"
+        for file in dict.fromkeys([better[0], better[-1]])
+    ]
+    return f"{text} {'; '.join(told)}."
 
 
 def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
-    """Describes an input or output of the runtime for one image; without quantization, scale and zero point are null.
+    """Describes an int8 input or output of the runtime for one image.
 
     A real number x is stored as round(x / scale) + zero_point.
     """
     scale, zero_point = details["quantization"]
-    is_quantized = details["dtype"] is np.int8
     return {
         "dtype": details["dtype"].__name__,
         "shape": [1, *map(int, details["shape"][1:])],
-        "scale": float(scale) if is_quantized else None,
-        "zero_point": int(zero_point) if is_quantized else None,
+        "scale": float(scale),
+        "zero_point": int(zero_point),
         "meaning": meaning,
     }
 
@@ -149,9 +206,7 @@ def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
 def describe_input(details: Mapping[str, Any]) -> dict[str, Any]:
     """Describes the input: `range` holds what stands for black and for white."""
     tensor = describe_tensor(details, "grey level / 255, 0 black to 1 white; what is shown is light on black")
-    black_and_white = np.array([0.0, 1.0])
-    if tensor["dtype"] == "int8":
-        black_and_white = quantize(black_and_white, tensor["scale"], tensor["zero_point"])
+    black_and_white = quantize(np.array([0.0, 1.0]), tensor["scale"], tensor["zero_point"])
     return tensor | {"range": black_and_white.tolist()}
 
 
@@ -298,6 +353,7 @@ def describe_model(
         "gzip_size_bytes": shipped.gzip_size_bytes,
         "macs": shipped.macs,
         "parameters": shipped.parameters,
+        "device": read_deployed(shipped.variant),
         **({"sparsity": shipped.sparsity} if source == "prune" else {}),
         "dataset": dataset.name,
         "image_size_px": dataset.image_size_px,
@@ -307,7 +363,6 @@ def describe_model(
             "use.txt",
             class_names=dataset.class_names,
             size=dataset.image_size_px,
-            precision=shipped.precision,
             temperature=measured["temperature"],
             min_confidence=measured["min_confidence"],
         ),
@@ -333,7 +388,7 @@ def write_card(
     `model` is the content of model.json, `ood` that of ood.json, and `choice` names the dense model that was chosen.
     """
     variant, times = shipped.variant, read_times(())
-    compared = find_comparison_with_dense(read_rows(COMPARISONS, Comparison), model)
+    compared = find_comparison_with_dense(read_rows(COMPARISONS, Comparison), model["name"], variant.source)
     is_candidate = variant.source == "train"
     trained = variant if is_candidate else name_finished(variant.seed)
     training = times.find_training(trained.folder / "model.h5") or {}
@@ -348,8 +403,9 @@ def write_card(
         pruning=list_pruning(variant, params.prune) if variant.source == "prune" else None,
         params=params,
         latency=times.find_latency(shipped.path),
+        c_latency=times.find_c_latency(variant.deployed / "model.c"),
         trained=trained.name,
-        comparison=tell_comparison(compared, "the float32 file of the finished model") if compared else "",
+        comparison=tell_comparison(compared, "the float32 file of the finished model"),
         training_date=training.get("date"),
         versions=list_versions(training),
     )
@@ -358,22 +414,23 @@ def write_card(
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    max_loss = params.ship.max_loss
-    files, finished = read_files(), name_finished(params.study.seeds[0])
-    dense_accuracy = read_json(finished.folder / "metrics.json")["val_accuracy"]
-    good = list_good_files(files, dense_accuracy, max_loss)
-    shipped = select_file(good)
-    num_val = count_val_images()
-    reason = explain(shipped, len(good), len(files), dense_accuracy, max_loss, num_val)
+    limits, files, num_val = params.ship, read_files(), count_val_images()
+    within = list_files_within(files, limits)
+    shipped = select_file(within)
+    reason = explain(shipped, within, files, limits, num_val)
     measured = run_file(
         shipped.path, params.dataset.class_names, params.evaluate.calibration_bins, params.ship.answered_accuracy
     )
-    content = shipped.path.read_bytes()
+    content, folder = shipped.path.read_bytes(), shipped.variant.deployed
+    for path in (folder / "model.c", folder / "model.h"):
+        check_exists(path)
     model = describe_model(shipped, content, measured, params.dataset, reason, num_val)
     ood, bins = compare_with_digits(
         shipped.path, params.dataset.image_size_px, measured["temperature"], measured["min_confidence"]
     )
     write_bytes(OUTPUT / "model.tflite", content)
+    for path in (folder / "model.c", folder / "model.h", EXAMPLE):
+        write_bytes(OUTPUT / path.name, path.read_bytes())
     write_json(OUTPUT / "model.json", model)
     write_csv(OUTPUT / "coverage.csv", measured["coverage"])
     write_json(OUTPUT / "ood.json", ood)

@@ -16,7 +16,7 @@ Reads:
 
 Writes, in data/shrink/<filters>/<seed>/<share of the MACs>/:
     model.h5: the smaller model, an ordinary Keras model.
-    metrics.json: its accuracy, size and cost, beside those of the chosen one.
+    metrics.json: its accuracy, size and cost, beside those of the finished one.
     layers.csv: filters, MACs and parameters of each layer that has weights, before and after.
     history.csv: the learning curves of its fine-tuning, or of its training.
 and, no DVC output, data/checkpoints/shrink@<filters>-<share>-<seed>.npz: the state of each rung after every epoch,
@@ -44,6 +44,7 @@ from stages.lib.cost.macs import count_macs, count_parameters
 from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.model import measure_stored_model, read_model, write_model
+from stages.lib.network.seeds import derive_seed
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams, ShrinkParams
 from stages.lib.running.arguments import parse_names
@@ -111,15 +112,16 @@ def list_rungs(
     inputs = [source / "model.h5", source / "losses.npz", DATA / "train.npz", DATA / "val.npz"]
     decided: list[Any] = [filters, shrink.easy_share]
     rungs = []
-    for number, share in enumerate(shrink.macs_shares, start=1):
+    for share in shrink.macs_shares:
         smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
         layers = list_layers(image_size_px, num_classes, **smaller)
         changes: dict[str, Any] = {}
         if filters != "scratch":
             changes = shrink.model_dump(include={"epochs", "clean_epochs", "learning_rate"})
-        of_rung = replace(recipe, seed=recipe.seed + number, train=recipe.train.model_copy(update=changes))
-        decided += [layers, of_rung]
         variant = Variant("shrink", filters, share, recipe.seed)
+        seed = derive_seed(recipe.seed, variant.name)
+        of_rung = replace(recipe, seed=seed, train=recipe.train.model_copy(update=changes))
+        decided += [layers, of_rung]
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
         rungs.append(Rung(variant, smaller, layers, of_rung, checkpoint))
     return rungs
@@ -156,7 +158,7 @@ def cut_weights(
 
 
 def list_layer_costs(layers: Sequence[Layer], smaller_layers: Sequence[Layer]) -> list[dict[str, Any]]:
-    """Lists channels, MACs and parameters of each layer that has weights, in the chosen network and in the smaller."""
+    """Lists channels, MACs and parameters of each layer that has weights, in the finished network and the smaller."""
     return [
         {
             "layer": layer.name,
@@ -181,7 +183,7 @@ def write_outputs(
     val_set: tuple[np.ndarray, np.ndarray],
     test_set: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    """Writes the model of a rung, what it is worth beside the chosen one of `layers`, and its learning curves."""
+    """Writes the model of a rung, what it is worth beside the finished one of `layers`, and its learning curves."""
     folder = rung.variant.folder
     costs = list_layer_costs(layers, rung.layers)
     macs, dense_macs = (sum(row[name] for row in costs) for name in ("macs", "dense_macs"))

@@ -18,6 +18,7 @@ DVC = [sys.executable, "-m", "dvc"]
 MODELS = {
     "tiny": {
         "blocks": [[4], [8]],
+        "separable": False,
         "residual": False,
         "global_pool": False,
         "dense": [16],
@@ -26,6 +27,7 @@ MODELS = {
     },
     "thin": {
         "blocks": [[4, 4, 4]],
+        "separable": True,
         "residual": True,
         "global_pool": True,
         "dense": [],
@@ -119,6 +121,8 @@ def make_clone(folder: Path) -> None:
         audit={"gallery_images": 3},
         prune={
             "rankings": ["lamp"],
+            "shrunk_shares": [0.5],
+            "shrunk_rankings": ["cost"],
             "sparsities": [0.5, 0.75],
             "epochs": 1,
             "frequency": 3,
@@ -127,7 +131,8 @@ def make_clone(folder: Path) -> None:
         },
         shrink={"filters": ["magnitude"], "macs_shares": [0.5], "multiple": 1, "epochs": 1, "clean_epochs": 0},
         export={"calibration_images": 20, "max_loss_float32": 1.0, "max_loss_int8": 1.0},
-        ship={"max_loss": 1.0, "answered_accuracy": 0.6},
+        deploy={"images": 2},
+        ship={"max_flash_bytes": None, "answered_accuracy": 0.6},
         search={"candidate": "tiny-none", "trials": 2, "space": {"models.tiny.dense": [[16], [24]]}},
     )
     commit(folder, "init")

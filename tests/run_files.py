@@ -38,6 +38,13 @@ SHIPPED = {
     "gzip_size_bytes": 400,
     "macs": 1_000_000,
     "parameters": 100_000,
+    "device": {
+        "macs": 300_000,
+        "flash_bytes": 700,
+        "ram_bytes": 250,
+        "instructions_cortex_m4": 900_000,
+        "tflite_micro_arena_bytes": 800,
+    },
     "class_names": ["Shirt", "Bag"],
     "num_images": {"val": NUM_VAL, "test": NUM_TEST},
 }
@@ -57,7 +64,7 @@ def make_params(seeds: Sequence[int] = (SEED,)) -> Params:
     return replace(
         _COMMITTED,
         study=make_study(seeds=seeds),
-        prune=replace(_COMMITTED.prune, rankings=RANKINGS, sparsities=SPARSITIES, seeds=tuple(seeds)),
+        prune=replace(_COMMITTED.prune, rankings=RANKINGS, shrunk_shares=(), sparsities=SPARSITIES, seeds=tuple(seeds)),
         shrink=replace(_COMMITTED.shrink, filters=WAYS, macs_shares=SHARES, seeds=(SEED,)),
     )
 
@@ -88,7 +95,7 @@ def write_trained(variant: Variant, accuracy: float) -> None:
 
 
 def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> None:
-    """Writes what export writes of one model; int8 takes a quarter of float32 and loses 0.1 points."""
+    """Writes what export and deploy write of one model; int8 takes a quarter of float32 and loses 0.1 points."""
     metrics: dict[str, float] = {"keras_val_accuracy": accuracy}
     predicted = {precision: predict(accuracy - loss) for precision, loss in (("float32", 0.01), ("int8", 0.011))}
     write_arrays(Path(f"data/export/{source}/{name}/predictions.npz"), labels=LABELS, **predicted)
@@ -99,6 +106,15 @@ def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> N
         metrics[f"{precision}_size_bytes"] = 2 * size
         metrics[f"{precision}_gzip_size_bytes"] = size
     write_json(Path(f"data/export/{source}/{name}/metrics.json"), metrics)
+    write_bytes(Path(f"data/deploy/{source}/{name}/model.c"), f"{name} in C".encode())
+    cost = {
+        "flash_bytes": gzip_size // 2,
+        "ram_bytes": 2000 + gzip_size // 100,
+        "instructions_cortex_m4": 3 * gzip_size,
+    }
+    write_json(
+        Path(f"data/deploy/{source}/{name}/metrics.json"), cost | {"tflite_micro_arena_bytes": 9000, "macs": gzip_size}
+    )
 
 
 def write_version(variant: Variant, accuracy: float, gain: float = 0, **cost: float) -> None:
@@ -117,8 +133,9 @@ def write_version(variant: Variant, accuracy: float, gain: float = 0, **cost: fl
 def write_pruned(seed: int, gain: float) -> None:
     """Writes what prune writes of one finished model."""
     for ranking, sparsity in product(RANKINGS, SPARSITIES):
-        zeros: dict[str, float] = {"sparsity": sparsity - 0.001, "nonzero_macs": round(1_000_000 * (1 - sparsity))}
-        write_version(Variant("prune", ranking, sparsity, seed), round(0.93 - sparsity / 100, 4), gain, **zeros)
+        costs = {"macs": 1_000_000, "nonzero_macs": round(1_000_000 * (1 - sparsity)), "parameters": 100_000}
+        version = Variant("prune", ranking, sparsity, seed)
+        write_version(version, round(0.93 - sparsity / 100, 4), gain, sparsity=sparsity - 0.001, **costs)
 
 
 def write_run(seeds: Sequence[int] = (SEED,)) -> None:
@@ -177,3 +194,14 @@ def write_latency(source: str, name: str, precision: str, median_ms: float, **ch
         "runtime_memory_mib": 8.5,
     }
     write_json(Path(f"data/timing/latency/{source}/{name}-{precision}.json"), timing | changes)
+
+
+def write_c_latency(source: str, name: str, median_ms: float) -> None:
+    """Writes what deploy leaves of one model in data/timing; LiteRT takes twice as long in int8 as the C."""
+    content = Path(f"data/deploy/{source}/{name}/model.c").read_bytes()
+    known = {"cpu": "a CPU", "compiler": "ziglang 1", "runtime": "ai-edge-litert 2.3.0", "num_threads": 1}
+    times = {
+        file: {"median_ms": factor * median_ms, "p25_ms": 0.9 * median_ms, "p75_ms": 1.1 * median_ms, "runs": 100}
+        for file, factor in (("c", 1), ("int8", 2), ("float32", 8))
+    }
+    write_json(Path(f"data/timing/c/{source}/{name}.json"), {"sha256": sha256(content).hexdigest(), **known, **times})

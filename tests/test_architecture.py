@@ -13,7 +13,7 @@ def list_names(**spec: object) -> list[str]:
 
 def list_small(**spec: object) -> list[Layer]:
     """Lists the layers of a small network without shortcuts, changed by `spec`."""
-    plain: dict[str, object] = {"blocks": [[4]], "residual": False, "global_pool": False}
+    plain: dict[str, object] = {"blocks": [[4]], "separable": False, "residual": False, "global_pool": False}
     small: dict[str, object] = plain | {"dense": [5], "batch_norm": [], "dropout": 0}
     return list_layers(4, 3, **(small | spec))  # type: ignore[arg-type]  # any value, on purpose
 
@@ -53,7 +53,7 @@ def test_pool_to_below_one_pixel_is_refused_with_the_number_of_blocks_that_fits(
         rf"use at most {num_blocks - 1} blocks for an image of {image_size_px} pixels"
     )
     with pytest.raises(ValueError, match=expected):
-        list_layers(image_size_px, 3, [[2]] * num_blocks, False, False, [], [], 0)
+        list_layers(image_size_px, 3, [[2]] * num_blocks, False, False, False, [], [], 0)
 
 
 def test_without_blocks_the_image_goes_straight_to_the_dense_layers() -> None:
@@ -104,6 +104,45 @@ def test_a_pair_that_ends_with_other_filters_than_enter_it_is_refused(block: lis
     assert list_small(blocks=[block])
 
 
+# Depthwise-separable convolutions
+
+
+def test_layers_of_a_tiny_separable_network_are_listed_in_full() -> None:
+    layers = list_small(blocks=[[2, 3]], separable=True, dense=[], batch_norm=["conv"])
+    assert layers == [
+        Layer("conv1", "conv", (4, 4, 1), (4, 4, 2), kernel_size=3),
+        Layer("conv1_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
+        Layer("conv1_relu", "relu", (4, 4, 2), (4, 4, 2)),
+        Layer("conv2_depthwise", "depthwise_conv", (4, 4, 2), (4, 4, 2), kernel_size=3),
+        Layer("conv2_depthwise_bn", "batch_norm", (4, 4, 2), (4, 4, 2)),
+        Layer("conv2_depthwise_relu", "relu", (4, 4, 2), (4, 4, 2)),
+        Layer("conv2", "conv", (4, 4, 2), (4, 4, 3), kernel_size=1),
+        Layer("conv2_bn", "batch_norm", (4, 4, 3), (4, 4, 3)),
+        Layer("conv2_relu", "relu", (4, 4, 3), (4, 4, 3)),
+        Layer("pool1", "max_pool", (4, 4, 3), (2, 2, 3), kernel_size=2, strides=2),
+        Layer("flatten", "flatten", (2, 2, 3), (12,)),
+        Layer("logits", "dense", (12,), (3,)),
+    ]
+
+
+def test_only_the_very_first_convolution_is_not_separable() -> None:
+    layers = list_small(blocks=[[2], [2, 2]], separable=True)
+    sizes = {layer.name: layer.kernel_size for layer in layers if layer.kind == "conv"}
+    assert sizes == {"conv1": 3, "conv2": 1, "conv3": 1}
+
+
+def test_a_shortcut_bypasses_both_parts_of_both_separable_convolutions() -> None:
+    names = list_names(blocks=[[2, 3, 2]], separable=True, residual=True, global_pool=True, dense=[])
+    assert names == [
+        *("conv1", "conv1_relu"),
+        *("conv2_depthwise", "conv2_depthwise_relu", "conv2", "conv2_relu"),
+        *("conv3_depthwise", "conv3_depthwise_relu", "conv3", "conv3_add", "conv3_relu"),
+        *("global_pool", "logits"),
+    ]
+    layers = list_small(blocks=[[2, 3, 2]], separable=True, residual=True, global_pool=True, dense=[])
+    assert [layer.shortcut for layer in layers if layer.kind == "add"] == ["conv1_relu"]
+
+
 # Global pool
 
 
@@ -123,10 +162,10 @@ def test_dropout_follows_the_global_pool_only_where_no_hidden_dense_layer_does()
 
 @pytest.mark.parametrize(("image_size_px", "most_blocks"), [(1, 1), (2, 2), (3, 2), (28, 5)])
 def test_global_pool_leaves_room_for_one_more_block(image_size_px: int, most_blocks: int) -> None:
-    layers = list_layers(image_size_px, 3, [[2]] * most_blocks, False, True, [], [], 0)
+    layers = list_layers(image_size_px, 3, [[2]] * most_blocks, False, False, True, [], [], 0)
     assert (layers[-2].kind, layers[-2].output_shape) == ("global_average_pool", (2,))
     with pytest.raises(ValueError, match=rf"below 1 pixel; use at most {most_blocks} blocks for an image of"):
-        list_layers(image_size_px, 3, [[2]] * (most_blocks + 1), False, True, [], [], 0)
+        list_layers(image_size_px, 3, [[2]] * (most_blocks + 1), False, False, True, [], [], 0)
 
 
 def test_batch_norm_of_what_a_global_pool_leaves_unflattened_is_refused() -> None:

@@ -10,7 +10,7 @@ import yaml
 from pipeline import MODELS, ROOT, dvc, edit_params, list_stages_to_run, run
 
 ALL = set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
-DEAR = {"train", "finish", "prune", "shrink", "export"}
+DEAR = {"train", "finish", "prune", "prune_shrunk", "shrink", "export"}
 """The stages that take minutes."""
 
 
@@ -70,7 +70,8 @@ def test_a_template_of_the_report_rewrites_pages_alone(clone: Path) -> None:
     restore(clone)
     append(next(path for path in (clone / "stages/lib/report").rglob("*.*") if path.suffix not in (".py", ".pyc")))
 
-    assert list_names_at_worst(clone) == {"ship", "compare", "report"}  # compare puts the shipped file beside others
+    # compare puts the shipped file beside others
+    assert list_names_at_worst(clone) == {"ship", "verify", "compare", "report"}
 
 
 def test_training_code_trains_anew_and_what_follows(clone: Path) -> None:
@@ -118,8 +119,18 @@ def test_a_longer_last_training_finishes_anew_and_what_follows_and_trains_no_can
     restore(clone)
     edit_params(clone, finish={"epochs": 3})
 
-    following = {"finish", "evaluate_finished", "audit", "prune", "shrink", "export", "frontier", "ship", "compare"}
-    assert list_names_at_worst(clone) == {"validate", *following, "report"}
+    following = {
+        "finish",
+        "evaluate_finished",
+        "audit",
+        "prune",
+        "prune_shrunk",
+        "shrink",
+        "export",
+        "deploy",
+        "frontier",
+    }
+    assert list_names_at_worst(clone) == {"validate", *following, "ship", "verify", "compare", "report"}
 
 
 def list_changed_stages(folder: Path) -> list[str]:
@@ -132,29 +143,30 @@ def test_another_seed_trains_and_measures_its_own_models_and_repeats_none(clone:
     edit_params(clone, study={"seeds": [42, 7]})
 
     stages = list_changed_stages(clone)
-    seeded = ("train", "evaluate", "finish", "evaluate_finished", "prune", "shrink")
+    seeded = ("train", "evaluate", "finish", "evaluate_finished", "prune", "prune_shrunk", "shrink")
     keys = [f"{model}-{regime}" for model in ("tiny", "thin") for regime in ("none", "strong")]
     expected = {"finish@7", "evaluate_finished@7", *(f"{stage}@{key}-7" for stage in seeded[:2] for key in keys)}
     assert {stage for stage in stages if stage.partition("@")[0] in seeded} == expected
     assert "select_model" in stages
 
 
-def test_a_seed_that_is_pruned_too_prunes_its_own_model_alone(clone: Path) -> None:
+def test_a_seed_that_is_shrunk_and_pruned_too_makes_its_own_models_alone(clone: Path) -> None:
     restore(clone)
-    edit_params(clone, study={"seeds": [42, 7]}, prune={"seeds": [42, 7]})
+    edit_params(clone, study={"seeds": [42, 7]}, prune={"seeds": [42, 7]}, shrink={"seeds": [42, 7]})
 
     stages = list_changed_stages(clone)
-    assert [stage for stage in stages if stage.startswith(("prune", "shrink"))] == ["prune@lamp-7"]
+    expected = {"prune@lamp-7", "shrink@magnitude-7", "prune_shrunk@0.5-cost-7"}
+    assert {stage for stage in stages if stage.startswith(("prune", "shrink"))} == expected
 
 
 def test_a_new_key_of_a_late_stage_reruns_that_stage_and_what_follows(clone: Path) -> None:
     restore(clone)
     edit_params(clone, ship={"another_key": 0.5})
     path = clone / "stages/lib/params/sections.py"
-    old = "    max_loss: Fraction\n"
+    old = "    answered_accuracy: Fraction\n"
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, f"{old}    another_key: Fraction\n"))
 
     run(clone, sys.executable, "-m", "stages.validate")
-    assert list_names_at_worst(clone) == {"validate", "ship", "compare", "report"}
+    assert list_names_at_worst(clone) == {"validate", "ship", "verify", "compare", "report"}

@@ -28,12 +28,12 @@ from stages.lib.storage.variant import Variant, name_finished
 
 OUTPUT = Path("data/compare")
 PICTURES: tuple[str, ...] = ("comparison", "distortions", "layers", "pruning", "shrinking", "shrunk_layers", "sparsity")
-PICTURES += ("frontier", "macs", "latency")
+PICTURES += ("device", "frontier", "macs", "latency")
 TABLES: tuple[str, ...] = ("candidates", "confusion", "curves", "files", "pruning", "seeds", "shrinking", "sparsity")
 TABLES += ("timing",)
 FILES = {*[f"{name}.png" for name in PICTURES], *[f"{name}.csv" for name in TABLES], "grid.md", "headline.md"}
 FILES |= {"environment.json", "metrics.json", "test_accuracy.json"}
-NO_TIMES = Times({}, {}, [])
+NO_TIMES = Times({}, {}, {}, [])
 TRAINED = [*map(trained, ACCURACY), name_finished(SEED)]
 
 
@@ -126,6 +126,10 @@ def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
         *interval("shipped_test_accuracy", 0.8500, 0.9589),  # 92 of 100
         ("shipped_size_bytes", 1000),
         ("shipped_gzip_size_bytes", 400),
+        ("shipped_flash_bytes", 700),
+        ("shipped_ram_bytes", 250),
+        ("shipped_instructions", 900_000),
+        ("shipped_arena_bytes", 800),
         ("pruned_lamp_0.5_test_accuracy", 0.92),
         *interval("pruned_lamp_0.5_test_accuracy", 0.8500, 0.9589),
         ("pruned_lamp_0.5_gzip_size_bytes", 2000),
@@ -200,7 +204,7 @@ def test_the_pictures_of_all_files_mark_the_shipped_one(monkeypatch: pytest.Monk
     drawn: dict[str, list[dict[str, str]]] = {}
     monkeypatch.setattr(stage, "write_png", lambda path, _, rows, *__, **___: drawn.update({path.stem: rows}))
     stage.main()
-    for name in ("frontier", "macs", "latency"):
+    for name in ("device", "frontier", "macs", "latency"):
         marked = [(row["name"], row["precision"], row["format"]) for row in drawn[name] if row["is_shipped"]]
         assert marked == [(SHIPPED["name"], SHIPPED["precision"], "tflite")]
 
@@ -210,10 +214,10 @@ def test_the_tables_of_the_readme_hold_every_candidate_and_the_shipped_file() ->
     grid, headline = ((OUTPUT / f"{name}.md").read_text() for name in ("grid", "headline"))
     assert [line.split(" | ")[0] for line in grid.splitlines()[2:]] == [f"| {key}" for key in ACCURACY]
     assert (
-        "| small-flip, chosen on validation, finished | 94.00 % (87.5 to 97.2) | 100,000 | 1,000,000 | 3 kB | 0 kB |"
+        "| small-flip, chosen on validation, finished | 94.00 % (87.5 to 97.2) | 1,000,000 | 3 kB | 0 kB |  |  |"
         in headline
     )
-    assert "| lamp-0.9, int8, shipped | 92.00 % (85.0 to 95.9) | 100,000 | 1,000,000 | 1 kB | 0 kB |" in headline
+    assert "| lamp-0.9, int8, shipped | 92.00 % (85.0 to 95.9) | 300,000 | 1 kB | 0 kB | 0.7 kB | 0.2 kB |" in headline
 
 
 def test_times_and_environment_are_written_where_that_of_every_training_is_known() -> None:

@@ -35,6 +35,7 @@ from stages.lib.results.comparisons import (
     WORSE,
     Answers,
     Comparison,
+    are_rivals,
     compare_candidates,
     compare_family,
     compare_files,
@@ -45,7 +46,7 @@ from stages.lib.results.comparisons import (
 )
 from stages.lib.results.rows import ModelFile, read_candidates, read_rows, write_rows
 from stages.lib.storage.files import read_arrays, read_json, write_arrays
-from stages.lib.storage.variant import name_finished
+from stages.lib.storage.variant import Variant, name_finished
 
 NONE, FLIP = augmentation(), augmentation(horizontal_flip=True)
 AUGMENTATIONS = {"none": NONE, "flip": FLIP}
@@ -144,6 +145,27 @@ def test_every_file_is_compared_with_the_finished_model_in_float32_and_ways_with
     assert len(list_family(rows, FILES["shrunk"])) == 8
     assert list_pairs(rows, WAYS["pruned"]) == [("uniform-0.5", "lamp-0.5"), ("uniform-0.9", "lamp-0.9")]
     assert list_pairs(rows, WAYS["shrunk"]) == [("magnitude-0.5", "scratch-0.5"), ("magnitude-0.25", "scratch-0.25")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (("prune", "lamp", 0.9), ("prune", "uniform", 0.9), True),
+        (("prune", "lamp", 0.9), ("prune", "uniform", 0.5), False),
+        (("prune", "lamp", 0.9), ("prune", "cost", 0.9), False),  # other shares of zeros
+        (("prune", "magnitude-0.5-lamp", 0.9), ("prune", "magnitude-0.5-uniform", 0.9), True),
+        (("prune", "magnitude-0.5-lamp", 0.9), ("prune", "magnitude-0.25-lamp", 0.9), False),
+        (("prune", "magnitude-0.5-lamp", 0.9), ("prune", "lamp", 0.9), False),
+        (("prune", "magnitude-0.5-lamp", 0.9), ("prune", "magnitude-0.5-cost", 0.9), False),
+        (("shrink", "magnitude", 0.5), ("shrink", "scratch", 0.5), True),
+        (("shrink", "magnitude", 0.5), ("shrink", "scratch", 0.25), False),
+    ],
+)
+def test_rivals_have_as_many_zeros_of_one_model_or_one_share_of_its_macs(
+    one: tuple[str, str, float], other: tuple[str, str, float], expected: bool
+) -> None:
+    assert are_rivals(Variant(*one, SEED), Variant(*other, SEED)) == expected
+    assert are_rivals(Variant(*other, SEED), Variant(*one, SEED)) == expected
 
 
 def test_where_export_left_out_the_file_that_others_are_compared_with_it_is_named() -> None:

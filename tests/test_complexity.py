@@ -24,8 +24,8 @@ from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.storage.files import read_csv, read_json, write_arrays
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"
-TINY = list_layers(4, 3, [[2]], False, False, dense=[5], batch_norm=["conv"], dropout=0.1)
-RESIDUAL = list_layers(4, 3, [[2], [2, 3, 2]], True, True, dense=[], batch_norm=["conv"], dropout=0.1)
+TINY = list_layers(4, 3, [[2]], False, False, False, dense=[5], batch_norm=["conv"], dropout=0.1)
+RESIDUAL = list_layers(4, 3, [[2], [2, 3, 2]], False, True, True, dense=[], batch_norm=["conv"], dropout=0.1)
 FIELDS = compute_receptive_fields(TINY)
 IMAGE = np.arange(16, dtype=np.uint8).reshape(4, 4)
 
@@ -75,19 +75,26 @@ def test_metrics_of_a_tiny_network_are_its_totals() -> None:
 
 
 def test_peak_is_the_largest_pair_and_layers_that_work_in_place_hold_one_tensor() -> None:
-    third = list_layers(28, 10, [[32, 64], [64, 128]], False, False, [128], ["conv", "dense"], 0.2)
+    third = list_layers(28, 10, [[32, 64], [64, 128]], False, False, False, [128], ["conv", "dense"], 0.2)
     assert compute_peak_activation_bytes(third) == 4 * max(PAIRS_OF_THIRD.values()) == 4 * PAIRS_OF_THIRD["conv2"]
 
 
 def test_peak_of_a_pair_holds_the_shortcut_beside_the_input_and_the_output_of_its_last_convolution() -> None:
-    wide = list_layers(4, 3, [[2, 5, 2]], True, True, [], ["conv"], 0)
+    wide = list_layers(4, 3, [[2, 5, 2]], False, True, True, [], ["conv"], 0)
     assert compute_peak_activation_bytes(wide) == 4 * 16 * (2 + 5 + 2)
-    without = list_layers(4, 3, [[2, 5, 2]], False, True, [], ["conv"], 0)
+    without = list_layers(4, 3, [[2, 5, 2]], False, False, True, [], ["conv"], 0)
     assert compute_peak_activation_bytes(without) == 4 * 16 * (5 + 2)
 
 
+def test_peak_of_a_separable_network_holds_input_and_output_of_a_depthwise_convolution_and_the_shortcut() -> None:
+    narrowing = list_layers(4, 3, [[8, 2]], True, False, True, [], ["conv"], 0)
+    assert compute_peak_activation_bytes(narrowing) == 4 * 16 * (8 + 8)
+    residual = list_layers(4, 3, [[4, 4, 4]], True, True, True, [], ["conv"], 0)
+    assert compute_peak_activation_bytes(residual) == 4 * 16 * (4 + 4 + 4)
+
+
 def test_a_shortcut_is_counted_once_where_it_is_the_input_itself_and_not_after_its_add() -> None:
-    narrow = list_layers(4, 3, [[4, 1, 4]], True, True, [], [], 0)
+    narrow = list_layers(4, 3, [[4, 1, 4]], False, True, True, [], [], 0)
     last = [*narrow, Layer("after", "conv", (4, 4, 4), (4, 4, 4), kernel_size=3)]
     first, second, third, after = (
         compute_waiting_bytes(last, index) for index, layer in enumerate(last) if layer.kind == "conv"
@@ -100,7 +107,7 @@ def test_a_shortcut_is_counted_once_where_it_is_the_input_itself_and_not_after_i
 def test_receptive_field_of_the_metrics_is_that_of_the_last_window(
     global_pool: bool, batch_norm: list[str], dense: list[int]
 ) -> None:
-    layers = list_layers(8, 3, [[2], [2]], False, global_pool, dense, batch_norm, 0.1)
+    layers = list_layers(8, 3, [[2], [2]], False, False, global_pool, dense, batch_norm, 0.1)
     metrics = sum_up(measure_layers(layers, compute_receptive_fields(layers)), layers)
     assert metrics["receptive_field_px"] == (8 if global_pool else 10)  # 3, pooled 4, then 8, pooled 10
 
@@ -119,6 +126,13 @@ def test_squares_frame_exactly_the_pixels_that_the_center_units_see() -> None:
     corners = [(square.get_x(), square.get_y(), square.get_width(), square.get_height()) for square in squares]
     assert corners == [(0.5, 0.5, 3, 3), (0.5, 0.5, 3, 3)]  # pixels 1 to 3; a pixel reaches 0.5 to either side
     assert [square.get_linestyle() for square in squares] == ["-", "--"]
+
+
+def test_of_a_separable_convolution_the_depthwise_part_is_drawn_alone() -> None:
+    layers = list_layers(4, 3, [[2, 2]], True, False, False, [], ["conv"], 0)
+    axes = plot_receptive_field(layers, compute_receptive_fields(layers), IMAGE, "Coat", "tiny").axes[0]
+    names = [text.get_text().partition(":")[0] for text in axes.texts]
+    assert names == ["conv1", "conv2_depthwise", "pool1"]
 
 
 @pytest.fixture

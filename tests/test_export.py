@@ -47,7 +47,13 @@ def params() -> Params:
         loaded,
         seed=7,
         study=STUDY,
-        prune=replace(loaded.prune, rankings=("uniform", "lamp"), sparsities=(0.5, 0.9)),
+        prune=replace(
+            loaded.prune,
+            rankings=("lamp",),
+            shrunk_shares=(0.5,),
+            shrunk_rankings=("cost",),
+            sparsities=(0.5, 0.9),
+        ),
         shrink=replace(loaded.shrink, filters=("magnitude", "scratch"), macs_shares=(0.5, 0.25)),
         export=ExportParams(calibration_images=20, weight_bits=6, max_loss_float32=1.0, max_loss_int8=1.0),
     )
@@ -69,7 +75,7 @@ def folder(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name, (images, labels) in SPLITS.items():
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     for seed, model in enumerate(STUDY.models):
-        layers = list_layers(6, 3, [[4]], False, False, [], ["conv"], 0)
+        layers = list_layers(6, 3, [[4]], False, False, False, [], ["conv"], 0)
         write_measured_model(Path(f"data/train/{model}-flip/7"), build_model(layers, seed))
     return tmp_path
 
@@ -83,7 +89,10 @@ def folder(params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     [
         ("train", ["tiny-flip/7", "thin-flip/7"]),
         ("finish", ["7"]),
-        ("prune", ["uniform/7/0.5", "uniform/7/0.9", "lamp/7/0.5", "lamp/7/0.9"]),
+        (
+            "prune",
+            [f"{way}/7/{step}" for way in ("lamp", "magnitude-0.5-cost") for step in (0.5, 0.9)],
+        ),
         ("shrink", ["magnitude/7/0.5", "magnitude/7/0.25", "scratch/7/0.5", "scratch/7/0.25"]),
     ],
 )
@@ -286,8 +295,8 @@ def test_each_file_is_timed_after_its_model_is_written_and_is_identified(
         ("finish", ["7"], {"finished"}),
         (
             "prune",
-            ["uniform/7/0.5", "uniform/7/0.9", "lamp/7/0.5", "lamp/7/0.9"],
-            {"uniform-0.5", "uniform-0.9", "lamp-0.5", "lamp-0.9"},
+            [f"{way}/7/{step}" for way in ("lamp", "magnitude-0.5-cost") for step in (0.5, 0.9)],
+            {f"{way}-{step}" for way in ("lamp", "magnitude-0.5-cost") for step in (0.5, 0.9)},
         ),
     ],
 )

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from stages.lib.figures.draw import CHARTS, LOOK, VEGA_LITE, _fix_colors, draw_svg, fill_chart, write_png
+from stages.lib.results.published import ST_MNIST
 
 ROOT = Path(__file__).parents[1]
 NAMES = [path.stem for path in sorted(CHARTS.glob("*.json"))]
@@ -86,6 +87,14 @@ CASES: dict[str, tuple[list[dict[str, Any]], dict[str, str], int]] = {  # rows, 
         2,
     ),
     "curves": (EPOCHS, {}, 4),
+    "device": (
+        [
+            row | dict.fromkeys(("flash_bytes", "ram_bytes", "instructions", "arena_bytes"), cost)
+            for row, cost in zip(FILES, (2000, 1000, 500, None), strict=True)
+        ],
+        {"x": "flash_bytes", "x_label": "kB of flash"},
+        6,
+    ),
     "distortions": ([{"name": "a", "images": "plain", "accuracy": 0.9}], {}, 1),
     "frontier": (FILES, {"x": "gzip_size_bytes", "x_label": "kB"}, 4),
     "history": ([row | {"learning_rate": 0.1, "rev": "workspace"} for row in EPOCHS], {}, 10),
@@ -145,6 +154,45 @@ def test_every_mark_has_its_interval(name: str, count: int) -> None:
     ]
     assert len(lengths) == count
     assert min(lengths) > 1
+
+
+@pytest.mark.parametrize(
+    ("x", "theirs", "size"),
+    [
+        ("flash_bytes", "LiteRT, file alone", "58.266"),
+        ("ram_bytes", "LiteRT Micro", "22.221"),
+        ("instructions", "", ""),
+    ],
+)
+def test_costs_on_a_device_stand_beside_those_without_c_where_there_are_any(x: str, theirs: str, size: str) -> None:
+    rows, _, _ = CASES["device"]
+    told = list_told(draw_svg("device", rows, x=x, x_label="cost", width=305))
+    assert [sum(f"runs as: {what}" in label for label in told) for what in ("pruned", "LiteRT")] == [
+        1,
+        3 * bool(theirs),
+    ]
+    assert all(f"runs as: {theirs}" in label for label in told if "runs as: LiteRT" in label)
+    spec = json.dumps(fill_chart("device", rows, x=x))
+    assert size in spec
+    svg = draw_svg("device", rows, x=x)
+    assert (">ST's st_mnist<" in unescape(svg)) == bool(size)
+
+
+def test_the_mark_of_st_is_that_which_the_report_names() -> None:
+    text = (CHARTS / "device.json").read_text()
+    assert all(f"'{name}': {size / 1000}" in text for name, size in ST_MNIST.items())
+
+
+@pytest.mark.parametrize("x", ["flash_bytes", "ram_bytes", "instructions"])
+def test_the_front_on_a_device_is_that_of_its_axis_and_the_shipped_file_is_named(x: str) -> None:
+    rows = [
+        row
+        | {"is_shipped": row["kind"] == "pruned", f"is_on_{x.removesuffix('_bytes')}_front": row["kind"] == "shrunk"}
+        for row in CASES["device"][0]
+    ]
+    texts = re.findall(r">([^<>]+)</text>", draw_svg("device", rows, x=x))
+    assert "ships" in texts
+    assert [text for text in texts if text.endswith("-1")] == ["random-1"]
 
 
 def test_classes_keep_the_order_of_the_rows() -> None:

@@ -22,8 +22,8 @@ from stages.lib.network.keras2 import keras
 from stages.lib.network.model import build_model, predict_logits
 from stages.lib.params.load import load_params
 
-PLAIN: dict[str, Any] = {"residual": False, "global_pool": False, "batch_norm": [], "dropout": 0}
-RESIDUAL: dict[str, Any] = {"residual": True, "global_pool": True, "batch_norm": ["conv"], "dropout": 0}
+PLAIN: dict[str, Any] = {"separable": False, "residual": False, "global_pool": False, "batch_norm": [], "dropout": 0}
+RESIDUAL: dict[str, Any] = PLAIN | {"residual": True, "global_pool": True, "batch_norm": ["conv"]}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "conv_bn": PLAIN | {"blocks": [[4, 6], [5]], "dense": [7, 6], "batch_norm": ["conv"], "dropout": 0.5},
     "flatten_bn_and_dense_bn": PLAIN | {"blocks": [[4], [6]], "dense": [7], "batch_norm": ["flatten", "dense"]},
@@ -35,6 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "residual_and_dense": RESIDUAL | {"blocks": [[4, 6, 4]], "dense": [7], "batch_norm": [], "dropout": 0.2},
     "residual_and_flatten": RESIDUAL | {"blocks": [[4] * 3, [6] * 3], "dense": [7], "global_pool": False},
     "global_pool": RESIDUAL | {"blocks": [[4, 6], [5]], "dense": [7], "residual": False, "batch_norm": ["dense"]},
+    "separable": PLAIN | {"separable": True, "blocks": [[4, 6], [5]], "dense": [7]},
+    "separable_residual": RESIDUAL | {"separable": True, "blocks": [[4, 6, 4, 5, 4]], "dense": [7]},
 }
 MODELS_OF_PARAMS = {name: model.model_dump() for name, model in load_params().models.items()}
 
@@ -172,6 +174,16 @@ def test_layers_that_shortcuts_add_together_are_one_group() -> None:
     assert groups["global_pool"] == "conv6"
 
 
+def test_a_depthwise_convolution_is_of_the_group_that_it_reads() -> None:
+    layers = list_layers(8, 3, **RESIDUAL | {"separable": True, "blocks": [[4], [5, 6, 5]], "dense": []})
+
+    groups = find_groups(layers)
+
+    of_depthwise = {layer.name: groups[layer.name] for layer in layers if layer.kind == "depthwise_conv"}
+    assert of_depthwise == {"conv2_depthwise": "conv1", "conv3_depthwise": "conv2", "conv4_depthwise": "conv3"}
+    assert count_channels(layers) == {"conv1": 4, "conv2": 5, "conv3": 6}
+
+
 def test_channels_are_counted_for_each_group_but_the_logits() -> None:
     residual = list_layers(8, 3, **RESIDUAL | {"blocks": [[4, 5, 4], [7]], "dense": [9]})
     plain = list_layers(8, 3, **PLAIN | {"blocks": [[4, 5]], "dense": [9, 8]})
@@ -297,7 +309,7 @@ def build_random_model(layers: Sequence[Layer], seed: int) -> keras.Model:
 def mask_weights(
     layers: Sequence[Layer], weights: Mapping[str, Sequence[np.ndarray]], kept: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
-    """Zeroes every channel that is not kept: filter, bias, and gamma and beta of the batch norms that it passes.
+    """Zeroes every channel that is not kept: filter, bias, and what later layers that it passes would add to it.
 
     Which channel an element of a feature map belongs to is found by sending the numbers of the channels through the
     network: through `reshape`, and not by arithmetic on indices.
@@ -314,6 +326,9 @@ def mask_weights(
             is_kept = np.broadcast_to(is_kept[0, 0], (*height_and_width, is_kept.shape[-1]))
         elif layer.kind == "flatten":
             is_kept = is_kept.reshape(-1)
+        elif layer.kind == "depthwise_conv":
+            kernel, bias = masked[layer.name]
+            masked[layer.name] = [kernel, bias * is_kept[0, 0]]
         elif layer.kind == "batch_norm":
             of_entries = is_kept.reshape(-1, is_kept.shape[-1])[0]
             gamma, beta, mean, variance = masked[layer.name]

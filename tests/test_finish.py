@@ -26,6 +26,7 @@ from stages.lib.training.recipe import Recipe
 
 ARCHITECTURE: dict[str, Any] = {
     "blocks": [[4]],
+    "separable": False,
     "residual": False,
     "global_pool": False,
     "dense": [8],

@@ -5,16 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_files import OTHER_SEED, SEED, make_params, write_latency, write_run
+from run_files import OTHER_SEED, SEED, make_params, write_c_latency, write_latency, write_run
 
 from stages import frontier as stage
-from stages.frontier import format_frontier, format_shrinking, list_files, list_published, list_timed, rank
-from stages.lib.results.rows import LayerMacs, ModelFile, RankedFile
-from stages.lib.results.times import TimedFile, read_times
-from stages.lib.storage.files import read_csv, read_json, write_bytes
+from stages.frontier import (
+    format_frontier,
+    format_shrinking,
+    list_files,
+    list_published,
+    list_timed,
+    list_timed_c,
+    rank,
+)
+from stages.lib.results.rows import DEVICE_COSTS, LayerMacs, ModelFile, RankedFile, read_device_costs
+from stages.lib.results.times import TimedC, TimedFile, read_times
+from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 
 NUM_IMAGES = {"val": 200, "test": 100}
-FILES = {"comparisons.csv", "frontier.csv", "frontier.md", "latency.csv", "shrinking.md"}
+FILES = {"c_latency.csv", "comparisons.csv", "frontier.csv", "frontier.md", "latency.csv", "shrinking.md"}
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +43,18 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, macs: int = 100, **c
     return replace(read_files()[0], name=name, format="tflite", **accuracies | costs | changes)
 
 
+NO_COST: dict[str, int | None] = dict.fromkeys(DEVICE_COSTS)
+
+
+def cost_of(flash: int, ram: int, instructions: int) -> dict[str, int | None]:
+    return {"flash_bytes": flash, "ram_bytes": ram, "instructions": instructions, "arena_bytes": 9}
+
+
+def rank_all() -> list[RankedFile]:
+    files = read_files()
+    return rank(files, [read_device_costs(file) for file in files])
+
+
 def test_every_file_of_the_run_is_listed_and_no_other() -> None:
     write_bytes(Path("data/export/prune/lamp-0.7/metrics.json"), b"no JSON")
     keras = ["small-none", "small-flip", "third-none", "third-flip", "finished"]
@@ -53,9 +73,14 @@ def test_fronts_are_found_by_validation_accuracy_each_cost_for_itself() -> None:
     small = file_of("small", 0.90, gzip_size=10, macs=200, test_accuracy=0.5)
     light = file_of("light", 0.90, gzip_size=20, macs=100, test_accuracy=0.5)
     worse = file_of("worse", 0.89, gzip_size=30, macs=300, test_accuracy=0.99)
-    ranked = rank([small, light, worse])
-    assert [file.is_on_size_front for file in ranked] == [True, False, False]
-    assert [file.is_on_macs_front for file in ranked] == [False, True, False]
+    best = file_of("best", 0.91, gzip_size=40, macs=400)
+    ranked = rank([small, light, worse, best], [cost_of(3, 1, 2), cost_of(2, 2, 1), cost_of(1, 3, 3), NO_COST])
+    assert [file.is_on_size_front for file in ranked] == [True, False, False, True]
+    assert [file.is_on_macs_front for file in ranked] == [False, True, False, True]
+    assert [file.is_on_flash_front for file in ranked] == [False, True, True, False]
+    assert [file.is_on_ram_front for file in ranked] == [True, False, False, False]
+    assert [file.is_on_instructions_front for file in ranked] == [False, True, False, False]
+    assert [(file.flash_bytes, file.arena_bytes) for file in ranked] == [(3, 9), (2, 9), (1, 9), (None, None)]
 
 
 def test_of_the_study_the_better_training_of_each_model_of_the_run_is_listed_before_the_leaderboard() -> None:
@@ -90,7 +115,7 @@ def list_ranked() -> list[RankedFile]:
     dense = file_of("finished", 0.94, 4000, 2_000_000)
     pruned = file_of("lamp-0.9", 0.95, 500, 2_000_000, kind="pruned", precision="int8", test_accuracy=0.93)
     shrunk = file_of("magnitude-0.5", 0.92, 900, 1_000_000, kind="shrunk", precision="int8")
-    return rank([dense, pruned, shrunk])
+    return rank([dense, pruned, shrunk], [NO_COST, cost_of(700, 250, 6_000_000), cost_of(900, 200, 900_000)])
 
 
 def time(files: Sequence[RankedFile], *times_ms: float) -> list[TimedFile]:
@@ -103,38 +128,44 @@ def time(files: Sequence[RankedFile], *times_ms: float) -> list[TimedFile]:
     ]
 
 
-DENSE = "| finished, dense | float32 | 94.00 % (89.8 to 96.5) | 94.00 % (87.5 to 97.2) | 8 kB | 4 kB | 2,000,000 |"
-LAMP = "| lamp-0.9, pruned | int8 | 95.00 % (91.0 to 97.3) | 93.00 % (86.3 to 96.6) | 1 kB | 0 kB | 2,000,000 |"
-SMALL = "| magnitude-0.5, shrunk | int8 | 92.00 % (87.4 to 95.0) | 92.00 % (85.0 to 95.9) | 2 kB | 1 kB | 1,000,000 |"
-
-
-def test_the_table_has_the_dense_file_the_front_and_the_fastest() -> None:
-    files = list_ranked()
-    assert format_frontier(files, time(files, 0.8, 0.2, 0.1), NUM_IMAGES).splitlines()[2:] == [
-        f"{DENSE} 0.800 | 1.0 | 1.0 |",
-        f"{LAMP} 0.200 | 4.0 | 8.0 |",
-        f"{SMALL} 0.100 | 8.0 | 4.4 |",
+def time_c(files: Sequence[RankedFile], *times_ms: float) -> list[TimedC]:
+    write_c_latency("prune", "lamp-0.9", 1)
+    (known,) = list_timed_c([file for file in rank_all() if file.name == "lamp-0.9"], read_times([]))
+    return [
+        replace(known, name=file.name, kind=file.kind, c_median_ms=ms) for file, ms in zip(files, times_ms, strict=True)
     ]
 
 
-def test_without_times_the_table_leaves_them_blank_and_has_no_fastest() -> None:
-    assert format_frontier(list_ranked(), [], NUM_IMAGES).splitlines()[2:] == [
-        f"{DENSE}  |  | 1.0 |",
-        f"{LAMP}  |  | 8.0 |",
+DENSE = "| finished, dense | 94.00 % (89.8 to 96.5) | 94.00 % (87.5 to 97.2) | 8 kB |  |  |  |  |"
+LAMP = "| lamp-0.9 int8, pruned | 95.00 % (91.0 to 97.3) | 93.00 % (86.3 to 96.6) | 1 kB | 0.7 kB | 0.2 kB | 6.0 |"
+SMALL = (
+    "| magnitude-0.5 int8, shrunk | 92.00 % (87.4 to 95.0) | 92.00 % (85.0 to 95.9) | 2 kB | 0.9 kB | 0.2 kB | 0.9 |"
+)
+
+
+def test_the_table_has_the_dense_file_the_front_by_flash_and_the_fewest_instructions() -> None:
+    files = list_ranked()
+    table = format_frontier(files, time(files, 0.8, 0.2, 0.1), time_c(files[1:], 0.05, 0.04), NUM_IMAGES)
+    assert table.splitlines()[2:] == [
+        f"{DENSE} 0.800 |",
+        f"{LAMP} 0.050 | 0.200 |",
+        f"{SMALL} 0.040 | 0.100 |",
     ]
 
 
-def test_without_the_time_of_the_dense_file_nothing_is_said_to_be_faster() -> None:
-    files = list_ranked()
-    assert "| 2,000,000 | 0.200 |  | 8.0 |" in format_frontier(files, time(files[1:], 0.2, 0.1), NUM_IMAGES)
+def test_without_times_the_table_leaves_them_blank() -> None:
+    assert format_frontier(list_ranked(), [], [], NUM_IMAGES).splitlines()[2:] == [
+        f"{DENSE}  |",
+        f"{LAMP}  |  |",
+        f"{SMALL}  |  |",
+    ]
 
 
-def test_of_files_equally_fast_to_two_digits_the_more_accurate_is_the_fastest() -> None:
-    files = list_ranked()
-    files.append(replace(files[2], name="random-0.5", val_accuracy=0.91))
-    table = format_frontier(files, time(files, 0.8, 0.2, 0.1004, 0.0996), NUM_IMAGES)
-    assert "magnitude-0.5" in table
-    assert "random-0.5" not in table
+def test_the_front_by_flash_is_listed_from_large_to_small_and_no_file_twice() -> None:
+    dense, lamp, _ = list_ranked()
+    small = replace(lamp, name="small", flash_bytes=600)
+    lines = format_frontier([dense, small, lamp], [], [], NUM_IMAGES).splitlines()[2:]
+    assert [line.split(",")[0] for line in lines] == ["| finished", "| lamp-0.9 int8", "| small int8"]
 
 
 def test_the_macs_of_each_layer_stand_beside_the_times() -> None:
@@ -205,7 +236,24 @@ def test_every_family_is_compared(run: Path) -> None:
 def test_times_stand_in_the_tables(run: Path) -> None:
     write_latency("finish", "finished", "float32", 0.5)
     write_latency("prune", "lamp-0.9", "int8", 0.1)
+    write_c_latency("prune", "lamp-0.9", 0.04)
     stage.main()
     rows = read_csv(run / "data/frontier/latency.csv")
     assert [(row["name"], row["median_ms"]) for row in rows] == [("finished", "0.5"), ("lamp-0.9", "0.1")]
-    assert "| 0.100 | 5.0 |" in (run / "data/frontier/frontier.md").read_text()
+    (row,) = read_csv(run / "data/frontier/c_latency.csv")
+    times = [row[f"{file}_median_ms"] for file in ("c", "int8", "float32")]
+    assert (row["name"], row["kind"], times, row["compiler"]) == (
+        "lamp-0.9",
+        "pruned",
+        ["0.04", "0.08", "0.32"],
+        "ziglang 1",
+    )
+    assert "| finished, dense | " in (run / "data/frontier/frontier.md").read_text()
+
+
+def test_the_c_of_a_model_whose_float32_file_was_left_out_is_timed_beside_the_other_alone() -> None:
+    write_c_latency("prune", "lamp-0.9", 0.04)
+    path = Path("data/timing/c/prune/lamp-0.9.json")
+    write_json(path, {name: value for name, value in read_json(path).items() if name != "float32"})
+    (timed,) = list_timed_c(rank_all(), read_times([]))
+    assert (timed.int8_median_ms, timed.float32_median_ms) == (0.08, None)

@@ -8,7 +8,14 @@ import pytest
 
 from stages.lib.errors import UserError
 from stages.lib.litert.convert import convert_to_float32, convert_to_int8
-from stages.lib.litert.runtime import dequantize, get_logits, predict_logits, quantize, read_interpreter, set_images
+from stages.lib.litert.runtime import (
+    dequantize,
+    predict_logits,
+    predict_outputs,
+    quantize,
+    read_interpreter,
+    set_images,
+)
 from stages.lib.network.keras2 import keras, tf
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2), np.uint8)
@@ -107,14 +114,27 @@ def test_what_an_int8_file_is_given_is_the_quantized_image(int8_path: Path) -> N
 
 
 def test_what_an_int8_file_gives_is_dequantized(int8_path: Path) -> None:
-    interpreter = read_interpreter(int8_path, 1, 1)
-    set_images(interpreter, IMAGES[:1])
-    interpreter.invoke()
+    interpreter = read_interpreter(int8_path, 3, 1)
+
+    outputs, logits = predict_outputs(interpreter, IMAGES), predict_logits(interpreter, IMAGES)
 
     (found,) = interpreter.get_output_details()
     scale, zero_point = found["quantization"]
-    by_hand = [(int(q) - zero_point) * scale for q in interpreter.get_tensor(found["index"])[0]]
-    assert get_logits(interpreter)[0].tolist() == pytest.approx(by_hand)
+    assert outputs.dtype == np.int8
+    assert outputs.shape == (7, 3)
+    assert len(np.unique(outputs)) > 5
+    np.testing.assert_allclose(logits, (outputs.astype(int) - zero_point) * scale, rtol=1e-6)
+
+
+def test_the_reference_kernels_answer_about_the_same(int8_path: Path, float32_path: Path) -> None:
+    usual, reference = (
+        predict_outputs(read_interpreter(int8_path, 7, 1, is_reference=is_reference), IMAGES).astype(int)
+        for is_reference in (False, True)
+    )
+
+    assert np.abs(usual - reference).max() <= 1
+    logits = predict_outputs(read_interpreter(float32_path, 7, 1), IMAGES)
+    assert np.array_equal(logits, predict_logits(read_interpreter(float32_path, 7, 1), IMAGES))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 6, 7, 8, 100])
@@ -222,7 +242,9 @@ def test_a_model_whose_result_does_not_grow_with_the_batch_is_refused(tmp_path: 
         read_interpreter(path, 5, 1)
 
 
-@pytest.mark.parametrize("module", ["litert.latency", "cost.filters", "cost.macs", "network.metrics", "storage.idx"])
+@pytest.mark.parametrize(
+    "module", ["litert.latency", "target.latency", "cost.filters", "cost.macs", "network.metrics", "storage.idx"]
+)
 def test_modules_that_promise_it_need_no_tensorflow(module: str) -> None:
     script = f"import sys, stages.lib.{module}; sys.exit(not {{'tensorflow', 'tf_keras'}}.isdisjoint(sys.modules))"
 

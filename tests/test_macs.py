@@ -9,19 +9,21 @@ from stages.lib.network.architecture import Layer, list_layers
 from stages.lib.network.keras2 import tf
 from stages.lib.network.model import build_model
 
-PLAIN: dict[str, Any] = {"residual": False, "global_pool": False, "dense": [128]}
-RESIDUAL: dict[str, Any] = {"residual": True, "global_pool": True, "dense": []}
+PLAIN: dict[str, Any] = {"separable": False, "residual": False, "global_pool": False, "dense": [128]}
+RESIDUAL: dict[str, Any] = PLAIN | {"residual": True, "global_pool": True, "dense": []}
 MODELS: dict[str, dict[str, Any]] = {
     "first": PLAIN | {"blocks": [[32], [64]], "batch_norm": ["conv", "flatten"], "dropout": 0.1},
     "second": PLAIN | {"blocks": [[32, 64], [64]], "batch_norm": ["conv", "dense"], "dropout": 0.1},
     "third": PLAIN | {"blocks": [[32, 64], [64, 128]], "batch_norm": ["conv", "dense"], "dropout": 0.2},
     "fourth": PLAIN | {"blocks": [[32, 64], [32, 64]], "batch_norm": [], "dropout": 0.2},
     "fifth": RESIDUAL | {"blocks": [[32] * 3, [96] * 3, [128] * 3], "batch_norm": ["conv"], "dropout": 0},
+    "sixth": RESIDUAL | {"separable": True, "blocks": [[32], [64] * 3, [96] * 3], "batch_norm": ["conv"], "dropout": 0},
 }
 THIRD = list_layers(28, 10, **MODELS["third"])
 COUNTERS = (count_macs, count_flops, count_study_macs, count_study_flops, count_parameters)
 
 CONV = Layer("conv1", "conv", (5, 4, 2), (5, 4, 3), kernel_size=3)
+DEPTHWISE = Layer("conv2_depthwise", "depthwise_conv", (5, 4, 3), (5, 4, 3), kernel_size=3)
 DENSE = Layer("dense1", "dense", (6,), (4,))
 
 
@@ -57,6 +59,15 @@ def test_totals_of_the_fifth_model_are_those_of_its_convolutions_and_logits() ->
     assert sum(map(count_parameters, fifth)) == 622_890
 
 
+def test_totals_of_the_sixth_model_are_those_of_its_first_convolution_its_separable_ones_and_logits() -> None:
+    sixth = list_layers(28, 10, **MODELS["sixth"])
+    separable = [(14, 32, 64), (14, 64, 64), (14, 64, 64), (7, 64, 96), (7, 96, 96), (7, 96, 96)]  # side, from, to
+    macs = sum(side**2 * (9 * inputs + inputs * outputs) for side, inputs, outputs in separable)
+    parameters = sum((9 + 1 + 4) * inputs + (inputs + 1 + 4) * outputs for _, inputs, outputs in separable)
+    assert sum(map(count_macs, sixth)) == 28 * 28 * 9 * 32 + macs + 960 == 3_833_152
+    assert sum(map(count_parameters, sixth)) == (9 + 1 + 4) * 32 + parameters + 970 == 44_458
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 def test_macs_of_a_convolution_equal_those_of_a_naive_loop(strides: int) -> None:
     layer = replace(CONV, output_shape=(-(-5 // strides), 4 // strides, 3), strides=strides)
@@ -71,6 +82,7 @@ def test_macs_of_a_convolution_equal_those_of_a_naive_loop(strides: int) -> None
     [
         (CONV, 1080, 2160, 1080, 1140, 57),  # 60 outputs x 18; + 60; 3 x (18 + 1)
         (replace(CONV, kernel_size=1), 120, 240, 120, 180, 9),
+        (DEPTHWISE, 540, 1080, 540, 600, 30),  # 60 outputs x 9; + 60; 3 x (9 + 1)
         (DENSE, 24, 48, 28, 28, 28),
         (Layer("bn", "batch_norm", (5, 4, 3), (5, 4, 3)), 0, 0, 0, 0, 12),
         (Layer("bn", "batch_norm", (7,), (7,)), 0, 0, 0, 0, 28),
@@ -91,7 +103,9 @@ def test_counts_of_one_layer_of_each_kind(
 
 @pytest.mark.parametrize("count", COUNTERS)
 def test_unknown_kind_is_refused_and_never_counted_as_zero(count: Any) -> None:
-    with pytest.raises(ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, dense, batch_norm, relu"):
+    with pytest.raises(
+        ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, depthwise_conv, dense, batch_norm"
+    ):
         count(replace(CONV, name="mix1", kind="attention"))
 
 
@@ -131,8 +145,13 @@ def profile_flops(layers: list[Layer]) -> int:
             RESIDUAL | {"blocks": [[2, 3, 2], [4]], "batch_norm": ["conv"], "dropout": 0},
             (81 * 7 + 16 * 4 + 10) + 4 * 32 + 162 + 64,
         ),
+        (  # the bias of a depthwise convolution, too
+            9,
+            PLAIN | {"separable": True, "blocks": [[2, 3]], "dense": [], "batch_norm": ["conv"], "dropout": 0},
+            81 * (2 + 2 + 3) + 10 + 4 * 16 * 3,
+        ),
     ],
-    ids=["third", "third_bn", "fourth", "odd", "residual"],
+    ids=["third", "third_bn", "fourth", "odd", "residual", "separable"],
 )
 def test_flops_equal_those_of_the_profiler_less_biases_pools_and_adds(
     image_size_px: int, spec: dict[str, Any], extras: int

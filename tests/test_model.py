@@ -19,8 +19,12 @@ from stages.lib.network.model import build_model, measure_accuracy, predict_logi
 from stages.lib.network.pixels import to_network_input
 
 ROOT = Path(__file__).parents[1]
-LAYERS = list_layers(8, 3, [[4, 4], [5]], False, False, [16], batch_norm=["conv", "flatten", "dense"], dropout=0.5)
-RESIDUAL = list_layers(8, 3, [[4, 5, 4], [6, 6, 6]], True, True, dense=[], batch_norm=["conv"], dropout=0.5)
+LAYERS = list_layers(
+    8, 3, [[4, 4], [5]], False, False, False, [16], batch_norm=["conv", "flatten", "dense"], dropout=0.5
+)
+RESIDUAL = list_layers(8, 3, [[4, 5, 4], [6, 6, 6]], False, True, True, dense=[], batch_norm=["conv"], dropout=0.5)
+SEPARABLE = list_layers(8, 3, [[4], [5, 6, 5]], True, True, True, dense=[], batch_norm=["conv"], dropout=0)
+each_network = pytest.mark.parametrize("layers", [LAYERS, RESIDUAL, SEPARABLE], ids=["stack", "residual", "separable"])
 X = np.random.default_rng(0).random((7, 8, 8, 1), np.float32)
 
 
@@ -43,7 +47,7 @@ def list_built(model: Any) -> list[Any]:
     return [layer for layer in model.layers if layer.name != "image"]
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_the_layers_are_those_of_the_list_in_its_order(layers: list[Layer]) -> None:
     built = list_built(build_model(layers, seed=1))
 
@@ -98,7 +102,7 @@ def test_an_unknown_kind_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "fan_in"), [("conv1", 9), ("conv2", 9 * 32), ("dense1", 32 * 16), ("logits", 64)])
 def test_kernels_are_he_uniform(name: str, fan_in: int) -> None:
-    layers = list_layers(8, 10, [[32, 32]], False, False, dense=[64], batch_norm=[], dropout=0)
+    layers = list_layers(8, 10, [[32, 32]], False, False, False, dense=[64], batch_norm=[], dropout=0)
     bound = math.sqrt(6 / fan_in)  # He, Zhang, Ren, Sun 2015, arXiv 1502.01852
 
     kernel, bias = build_model(layers, seed=1).get_layer(name).get_weights()
@@ -117,8 +121,29 @@ def test_one_seed_gives_the_same_weights_whatever_ran_before() -> None:
     assert hash_weights(build_model(LAYERS, seed=1)) == before
 
 
+def test_a_depthwise_kernel_is_he_uniform_by_the_nine_pixels_that_each_of_its_outputs_sees() -> None:
+    layers = list_layers(8, 10, [[64, 64]], True, False, True, dense=[], batch_norm=[], dropout=0)
+    bound = math.sqrt(6 / 9)
+
+    kernel, bias = build_model(layers, seed=1).get_layer("conv2_depthwise").get_weights()
+
+    assert kernel.shape == (3, 3, 64, 1)
+    assert 0.95 * bound < kernel.max() <= bound
+    assert kernel.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    assert not bias.any()
+
+
+def test_no_layer_starts_from_what_another_layer_has_with_another_seed() -> None:
+    layers = list_layers(4, 4, [], False, False, False, dense=[16, 16, 16], batch_norm=[], dropout=0)
+    models = [build_model(layers, seed) for seed in range(4)]
+
+    kernels = [model.get_layer(name).get_weights()[0] for model in models for name in ("dense1", "dense2", "dense3")]
+
+    assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
+
+
 def test_layers_of_the_same_shape_get_different_weights() -> None:
-    layers = list_layers(4, 4, [], False, False, dense=[4, 4, 4], batch_norm=[], dropout=0)
+    layers = list_layers(4, 4, [], False, False, False, dense=[4, 4, 4], batch_norm=[], dropout=0)
     model = build_model(layers, seed=1)
 
     kernels = [model.get_layer(name).get_weights()[0].tobytes() for name in ("dense2", "dense3", "logits")]
@@ -126,7 +151,7 @@ def test_layers_of_the_same_shape_get_different_weights() -> None:
 
 
 def test_dropout_depends_on_the_seed_alone() -> None:
-    layers = list_layers(4, 2, [], False, False, dense=[64], batch_norm=[], dropout=0.5)
+    layers = list_layers(4, 2, [], False, False, False, dense=[64], batch_norm=[], dropout=0.5)
     x = np.ones((2, 4, 4, 1), np.float32)
 
     def train_twice(seed: int) -> list[bytes]:
@@ -144,7 +169,7 @@ def test_dropout_depends_on_the_seed_alone() -> None:
 # Precision
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_variables_and_logits_are_float32_whatever_layers_compute_in(policy: str, layers: list[Layer]) -> None:
     model = build_model(layers, seed=1, policy=policy)
@@ -155,7 +180,7 @@ def test_variables_and_logits_are_float32_whatever_layers_compute_in(policy: str
     assert predict_logits(model, X).dtype == np.float32
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_precision_changes_the_logits_a_little_and_the_initial_weights_not_at_all(layers: list[Layer]) -> None:
     exact, mixed = build_model(layers, seed=1), build_model(layers, seed=1, policy="mixed_bfloat16")
 
@@ -203,10 +228,51 @@ def test_logits_do_not_depend_on_the_batches(batch_size: int) -> None:
     np.testing.assert_allclose(logits, model(X, training=False).numpy(), rtol=1e-4, atol=1e-4)
 
 
+def compute_logits_in_numpy(layers: Sequence[Layer], model: Any, x: np.ndarray) -> np.ndarray:
+    """Computes in float64 what each kind of layer is defined as; x is (N, height, width, 1)."""
+    outputs: dict[str, np.ndarray] = {}
+    for layer in layers:
+        weights = [array.astype(np.float64) for array in model.get_layer(layer.name).get_weights()]
+        if layer.kind in ("conv", "depthwise_conv"):
+            side = layer.kernel_size // 2
+            padded = np.pad(x, ((0, 0), (side, side), (side, side), (0, 0)))
+            windows = np.lib.stride_tricks.sliding_window_view(padded, (layer.kernel_size,) * 2, axis=(1, 2))
+            sums = "nhwcij,ijco->nhwo" if layer.kind == "conv" else "nhwcij,ijco->nhwc"
+            x = np.einsum(sums, windows, weights[0]) + weights[1]
+        elif layer.kind == "batch_norm":
+            gamma, beta, mean, variance = weights
+            x = gamma * (x - mean) / np.sqrt(variance + 1e-3) + beta
+        elif layer.kind == "relu":
+            x = np.maximum(x, 0)
+        elif layer.kind == "add":
+            x = x + outputs[layer.shortcut]
+        elif layer.kind == "max_pool":
+            num_images, height, width, channels = x.shape
+            x = x.reshape(num_images, height // 2, 2, width // 2, 2, channels).max(axis=(2, 4))
+        elif layer.kind == "global_average_pool":
+            x = x.mean(axis=(1, 2))
+        elif layer.kind == "flatten":
+            x = x.reshape(len(x), -1)
+        elif layer.kind == "dense":
+            x = x @ weights[0] + weights[1]
+        outputs[layer.name] = x
+    return x
+
+
+@each_network
+def test_logits_are_those_that_numpy_computes(layers: list[Layer]) -> None:
+    model = make_trained(layers=layers)
+
+    logits = predict_logits(model, X)
+
+    assert np.ptp(logits, axis=0).min() > 0.1  # they depend on the image
+    np.testing.assert_allclose(logits, compute_logits_in_numpy(layers, model, X.astype(np.float64)), rtol=1e-4)
+
+
 # Files
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_a_model_is_read_as_it_was_written(tmp_path: Path, layers: list[Layer]) -> None:
     model = make_trained(layers=layers)
     write_model(tmp_path / "model.h5", model)
@@ -225,7 +291,7 @@ numpy.save("logits.npy", keras.models.load_model("model.h5").predict(numpy.load(
 """
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_keras_3_reads_a_model_without_our_code(tmp_path: Path, layers: list[Layer]) -> None:
     model = make_trained(layers=layers)
     write_model(tmp_path / "model.h5", model)
@@ -238,7 +304,7 @@ def test_keras_3_reads_a_model_without_our_code(tmp_path: Path, layers: list[Lay
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), predict_logits(model, X), rtol=1e-4)
 
 
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_a_read_model_can_be_written_again_with_the_same_bytes(tmp_path: Path, layers: list[Layer]) -> None:
     write_model(tmp_path / "a.h5", make_trained(layers=layers))
     write_model(tmp_path / "b.h5", read_model(tmp_path / "a.h5"))
@@ -341,7 +407,7 @@ def test_a_model_with_a_layer_that_could_run_code_is_refused(tmp_path: Path, ker
 
 
 @pytest.mark.parametrize("keras_class", ["Lambda", "Model", "Dense"])
-@pytest.mark.parametrize("layers", [LAYERS, RESIDUAL], ids=["stack", "residual"])
+@each_network
 def test_a_model_of_another_class_is_refused(tmp_path: Path, layers: list[Layer], keras_class: str) -> None:
     write_model(tmp_path / "model.h5", make_trained(layers=layers))
     with h5py.File(tmp_path / "model.h5", "r+") as file:

@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras, tf
+from stages.lib.network.model import build_model
 from stages.lib.training.muon import Muon, orthogonalize
 
 SHAPES = [(40, 8), (8, 40), (12, 12), (1, 6), (6, 1)]
@@ -103,6 +105,7 @@ def test_a_hidden_kernel_moves_by_the_orthogonal_matrix_of_its_momentum(shape: t
 
 OTHERS: dict[str, tuple[int, ...]] = {
     "conv1__bias": (5,),
+    "conv2_depthwise__depthwise_kernel": (3, 3, 5, 1),
     "conv1_bn__gamma": (5,),
     "conv1_bn__beta": (5,),
     "logits__kernel": (4, 3),
@@ -121,6 +124,18 @@ def test_everything_else_moves_as_under_adamw_bit_by_bit(weight_decay: float) ->
 
     for our, their in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(our.numpy(), their.numpy())
+
+
+def test_of_a_separable_network_the_kernels_that_mix_channels_are_orthogonalized_but_the_last() -> None:
+    layers = list_layers(6, 3, [[4, 5]], True, False, True, [6], ["conv"], 0)
+    ours, theirs = (build_model(layers, seed=1).trainable_variables for _ in range(2))
+    gradients = make_gradients(ours, 1)
+
+    apply(Muon(RATE, DECAY, last_kernel="logits"), ours, gradients)
+    apply(keras.optimizers.AdamW(RATE, DECAY), theirs, gradients)
+
+    others = [our.name for our, their in zip(ours, theirs, strict=True) if (our.numpy() != their.numpy()).any()]
+    assert others == ["conv1/kernel:0", "conv2/kernel:0", "dense1/kernel:0"]
 
 
 def test_the_learning_rate_follows_its_schedule() -> None:

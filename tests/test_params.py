@@ -39,6 +39,7 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
     "shrink.clean_epochs": (0, 2),  # of 3 epochs
     "export.calibration_images": (1, 1_000_000),
     "export.weight_bits": (2, 8),
+    "deploy.images": (1, 1_000_000),
 }
 NUMBERS = {
     "download.timeout_seconds": "(0, 3600]",
@@ -55,19 +56,19 @@ NUMBERS = {
     "train.label_smoothing": "[0, 1)",
     "audit.min_similarity": "(0, 1]",
     "select_model.tolerance": "[0, 1)",
+    "prune.macs_weight": "[0, 1]",
     "prune.ramp_fraction": "(0, 1]",
     "prune.easy_share": "[0, 1]",
     "shrink.easy_share": "[0, 1]",
     "shrink.learning_rate": "(0, 100]",
     "export.max_loss_float32": "[0, 1]",
     "export.max_loss_int8": "[0, 1]",
-    "ship.max_loss": "[0, 1]",
     "ship.answered_accuracy": "[0, 1]",
 }
 UNTUNED = {  # values that limit others, so that no choice in the committed file decides a test
     "train": {"epochs": 8, "clean_epochs": 0, "optimizer": "adamw", "weight_decay": 0.0},
     "finish": {"epochs": 8, "clean_epochs": 0},
-    "prune": {"epochs": 3, "clean_epochs": 0, "learning_rate": 0.01},
+    "prune": {"epochs": 3, "clean_epochs": 0, "learning_rate": 0.01, "shrunk_shares": []},
     "shrink": {"epochs": 3, "clean_epochs": 0},
 }
 REMOVED = object()
@@ -185,7 +186,7 @@ def test_no_key_may_be_missing_but_those_of_the_users_own_choice(key: str) -> No
         ("sede", "sede: unknown key; did you mean 'seed'? known: seed, dataset, download, prepare"),
         ("prunes", "prunes: unknown key; did you mean 'prune'? known: seed"),
         ("train.epoch", "train.epoch: unknown key; did you mean 'epochs'? known: epochs, clean_epochs, batch_size"),
-        ("models.first.drop_out", "drop_out: unknown key; did you mean 'dropout'? known: blocks, residual"),
+        ("models.first.drop_out", "drop_out: unknown key; did you mean 'dropout'? known: blocks, separable"),
         ("augmentations.mild.zoom_fractoin", "zoom_fractoin: unknown key; did you mean 'zoom_fraction'?"),
         ("dataset.files.train-images", "did you mean 'train-images-idx3-ubyte'? known: train-images-idx3-ubyte, "),
         ("select_model.xyz", "select_model.xyz: unknown key; known: tolerance"),
@@ -233,6 +234,16 @@ def test_an_integer_lies_within_its_limits_and_nothing_else_is_taken_for_one(key
         assert refusal({key: other}) == f"{key}: expected an integer from {low} to {high}; got {other!r}"
 
 
+@pytest.mark.parametrize(
+    "key", [f"ship.max_{cost}" for cost in ("flash_bytes", "ram_bytes", "instructions", "size_bytes")]
+)
+def test_a_limit_of_what_ships_is_an_integer_or_none(key: str) -> None:
+    for limit in (1, 2**31 - 1, None):
+        assert look_up(check_edited({key: limit}), key) == limit
+    for other in (0, 2**31, "4", True, 4.0, [4], NAN, INFINITY):
+        assert refusal({key: other}) == f"{key}: expected an integer from 1 to 2147483647, or null; got {other!r}"
+
+
 @pytest.mark.parametrize("key", NUMBERS)
 def test_a_number_lies_within_its_interval_and_nothing_else_is_taken_for_one(key: str) -> None:
     interval = NUMBERS[key]
@@ -250,6 +261,7 @@ def test_a_number_lies_within_its_interval_and_nothing_else_is_taken_for_one(key
     "key",
     [
         "augmentations.flip.horizontal_flip",
+        "models.first.separable",
         "models.first.residual",
         "models.second.global_pool",
         "study.split_by_seed",
@@ -298,6 +310,9 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(optimizer: 
         ("prune.epochs", [1, 100_000, 1, 1, 1, 2]),
         ("prune.learning_rate", [100, 1e-09, 1, 1, 1, 0.5]),
         ("prune.rankings", ["lamp"]),
+        ("prune.rankings", ["cost", "uniform"]),
+        ("prune.shrunk_rankings", []),
+        ("prune.shrunk_rankings", ["cost", "lamp"]),
         ("shrink.filters", ["scratch", "random"]),
         ("dataset.class_names", ["Schürze", "帽子"]),
         ("dataset.class_names", [f"class {label}" for label in range(256)]),
@@ -354,8 +369,13 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("prune.learning_rate", [1, 2], f"{PER_SPARSITY}; got [1, 2]"),
         ("prune.learning_rate", 0, "expected a number in (0, 100]; got 0"),
         ("prune.learning_rate", [1, 1, 1, 1, 1, "2"], "expected a number in (0, 100]; got '2'"),
-        ("prune.rankings", [], "expected a list of uniform and lamp; got []"),
-        ("prune.rankings", ["lamb"], "unknown value 'lamb'; did you mean 'lamp'? known: uniform, lamp"),
+        ("prune.rankings", [], "expected a list of uniform, lamp, cost; got []"),
+        ("prune.rankings", ["lamb"], "unknown value 'lamb'; did you mean 'lamp'? known: uniform, lamp, cost"),
+        ("prune.shrunk_rankings", "cost", "expected a list of uniform, lamp, cost; got 'cost'"),
+        ("prune.shrunk_rankings", ["costs"], "'costs'; did you mean 'cost'? known: uniform, lamp, cost"),
+        ("prune.shrunk_shares", 0.5, "expected a list of numbers in (0, 1); got 0.5"),
+        ("prune.shrunk_shares", [1], "expected a number in (0, 1); got 1"),
+        ("prune.shrunk_shares", [0.5, 0.5], "expected each entry once; got [0.5, 0.5]"),
         ("prune.sparsities", [], "expected a list of numbers in (0, 1); got []"),
         ("prune.sparsities", 0.5, "expected a list of numbers in (0, 1); got 0.5"),
         ("prune.sparsities", [0.5, 1], "expected a number in (0, 1); got 1"),
@@ -383,6 +403,7 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("study.models", ["first", "first"], "expected each entry once; got ['first', 'first']"),
         ("study.augmentations", [None], "expected a word; got None"),
         ("study.augmentations", ["wild"], "'wild'; did you mean 'mild'? known: none, strong, mild, flip, sharp"),
+        ("deploy.prefer", "sped", "unknown value 'sped'; did you mean 'speed'? known: size, speed"),
         ("train.optimizer", "Adam", "unknown value 'Adam'; did you mean 'adam'? known: adam, adamw, muon, sgd"),
         ("train.optimizer", None, "unknown value None; known: adam, adamw, muon, sgd"),
         ("train.optimizer", ["adam"], "unknown value ['adam']; did you mean 'adam'?"),
@@ -437,11 +458,60 @@ def test_a_split_by_seed_keeps_the_prepared_one_for_the_first_seed() -> None:
     assert check_edited({"study.split_by_seed": True, "study.seeds": [42, 7]}).study.split_by_seed
 
 
+# Shrunk networks that are pruned
+
+SHRUNK = {"prune.shrunk_shares": [0.25], "shrink.macs_shares": [0.5, 0.25]}
+
+
+@pytest.mark.parametrize(
+    ("edits", "message"),
+    [
+        (
+            {"prune.shrunk_shares": [0.25, 0.3]},
+            "prune.shrunk_shares: expected some of shrink.macs_shares [0.5, 0.25], whose networks are pruned, or [] as "
+            "prune.shrunk_shares; got [0.25, 0.3]",
+        ),
+        (
+            {"study.seeds": [42, 7], "prune.seeds": [42, 7]},
+            "prune.seeds: expected some of shrink.seeds [42], whose networks are pruned, or [] as "
+            "prune.shrunk_shares; got [42, 7]",
+        ),
+        (
+            {"shrink.filters": ["random"]},
+            "shrink.filters: expected magnitude among them, whose networks are pruned, or [] as prune.shrunk_shares; "
+            "got ['random']",
+        ),
+    ],
+    ids=["share", "seed", "filters"],
+)
+def test_a_shrunk_network_that_will_not_be_there_cannot_be_pruned(edits: dict[str, Any], message: str) -> None:
+    assert refusal(SHRUNK | edits) == message
+    assert check_edited(SHRUNK | edits | {"prune.shrunk_shares": []}).prune.starts == ["finished"]
+
+
+def test_ladders_are_named_by_what_is_pruned_and_how() -> None:
+    edits = {"prune.rankings": ["lamp", "cost"], "prune.shrunk_shares": [0.5, 0.25], "prune.shrunk_rankings": ["cost"]}
+
+    prune = check_edited(SHRUNK | edits).prune
+
+    assert prune.starts == ["finished", "magnitude-0.5", "magnitude-0.25"]
+    assert prune.ladders == ["finished-lamp", "finished-cost", "magnitude-0.5-cost", "magnitude-0.25-cost"]
+    assert prune.ways == ["lamp", "cost", "magnitude-0.5-cost", "magnitude-0.25-cost"]
+
+
 # Architectures
 
 
 def test_an_image_may_have_one_pixel_where_no_model_pools() -> None:
-    model = {"blocks": [], "residual": False, "global_pool": False, "dense": [], "batch_norm": [], "dropout": 0}
+    model = {
+        "blocks": [],
+        "separable": False,
+        "residual": False,
+        "global_pool": False,
+        "dense": [],
+        "batch_norm": [],
+        "dropout": 0,
+    }
 
     params = check_edited({"dataset.image_size_px": 1, "models": {"m": model}, "study.models": ["m"]})
 

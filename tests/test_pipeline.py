@@ -24,18 +24,21 @@ STAGES: dict[str, dict[str, Any]] = PIPELINE["stages"]
 SOURCES = {path.stem: path.read_text() for path in (ROOT / "stages").glob("*.py") if path.stem != "__init__"}
 IMPORTS = grimp.build_graph("stages", cache_dir=None)
 NEVER_CHANGE_OUTPUTS = {"errors", "params", "running"}
-STAGES_ON_TEST_IMAGES = {"evaluate", "evaluate_finished", "audit", "prune", "shrink", "export", "ship"}
+STAGES_ON_TEST_IMAGES = {
+    *("evaluate", "evaluate_finished", "audit", "prune", "prune_shrunk", "shrink", "export", "ship", "verify")
+}
+MODULE_OF = {"evaluate_finished": "evaluate", "prune_shrunk": "prune"}
 WITHOUT_TENSORFLOW = [
     *(f"stages.{name}" for name in ("validate", "download", "prepare", "complexity", "select_model", "frontier")),
-    *(f"stages.{name}" for name in ("audit", "ship", "compare", "report")),
+    *(f"stages.{name}" for name in ("audit", "deploy", "ship", "verify", "compare", "report")),
     *("stages.lib.cost.sparsity", "stages.lib.network.metrics", "stages.lib.training.cluster"),
     "stages.tools.experiments",
 ]
 
 
 def name_module(stage: str) -> str:
-    """Names the module that a stage runs, which is of its own name but for one that runs on what another one makes."""
-    return "evaluate" if stage == "evaluate_finished" else stage
+    """Names the module that a stage runs: of its own name, or that of another stage, which it runs on other models."""
+    return MODULE_OF.get(stage, stage)
 
 
 def find_package(module: str) -> str:

@@ -9,16 +9,19 @@ from sections import augmentation, replace
 from tiny import NONE, TRAIN, make_images, make_recipe, read_bytes_of
 
 from stages import prune as stage
+from stages.lib.cost.macs import count_macs, count_parameters
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.model import build_model, predict_logits, read_model, write_model
 from stages.lib.network.pixels import to_network_input
+from stages.lib.network.seeds import derive_seed
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.training.checkpoint import Checkpoint
 from stages.prune import (
+    allocate_zeros,
     build_schedule,
     count_nonzero_macs,
     list_layer_zeros,
@@ -31,11 +34,14 @@ from stages.prune import (
 )
 
 PRUNE = PruneParams(
-    rankings=("uniform", "lamp"),
+    rankings=("uniform", "lamp", "cost"),
+    shrunk_shares=(0.5,),
+    shrunk_rankings=("cost",),
     seeds=(7,),
     sparsities=(0.5, 0.75),
     epochs=(2, 2),
     clean_epochs=0,
+    macs_weight=0.5,
     easy_share=0.0,
     ramp_fraction=0.5,
     frequency=2,
@@ -46,6 +52,7 @@ TRAIN_SET = make_images(64, seed=0)  # 8 steps of 8 images in each epoch
 LOSSES = np.linspace(0, 1, 64, dtype=np.float32)
 ARCHITECTURE: dict[str, Any] = {
     "blocks": [[4, 4]],
+    "separable": False,
     "residual": False,
     "global_pool": False,
     "dense": [8],
@@ -55,6 +62,8 @@ ARCHITECTURE: dict[str, Any] = {
 CHOICE = {"architecture": ARCHITECTURE, "augmentation_limits": NONE.model_dump()}
 PARAMS = load_params()
 FINISHED = Path("data/finish/7")
+INPUTS = [FINISHED / "model.h5", FINISHED / "losses.npz", Path("data/prepare/train.npz")]
+SHRUNK = {"blocks": [[2, 4]], "dense": [6]}  # of a share of 0.5: kernels of 18, 72, 216 and 18 weights
 ZEROS = {"conv1": 0, "conv2": 108, "dense1": 216, "logits": 0}  # 3/4 of 144 and 288
 
 
@@ -152,9 +161,15 @@ def test_the_sparsity_rises_as_zhu_and_gupta_say(start: float) -> None:
 def test_the_first_and_the_last_kernel_are_spared_where_there_are_others(
     blocks: list[list[int]], dense: list[int], pruned_layers: list[str]
 ) -> None:
-    layers = list_layers(6, 3, blocks, False, False, dense, batch_norm=["conv"], dropout=0.2)
+    layers = list_layers(6, 3, blocks, False, False, False, dense, batch_norm=["conv"], dropout=0.2)
 
     assert list_pruned_layers(build_model(layers, seed=1)) == pruned_layers
+
+
+def test_the_pointwise_kernels_of_a_separable_network_are_pruned_and_the_depthwise_ones_spared() -> None:
+    layers = list_layers(6, 3, [[4, 4, 4]], True, True, True, [], batch_norm=["conv"], dropout=0)
+
+    assert list_pruned_layers(build_model(layers, seed=1)) == ["conv2", "conv3"]
 
 
 def test_nothing_but_kernels_is_pruned_and_the_model_is_an_ordinary_float32_one_again(
@@ -252,11 +267,58 @@ def test_a_kernel_that_misses_the_sparsity_is_an_error(dense_path: Path) -> None
 
 
 def test_only_the_macs_with_weights_that_are_not_zero_are_counted() -> None:
-    layers = list_layers(4, 3, [[2]], False, False, dense=[], batch_norm=["conv"], dropout=0)
+    layers = list_layers(4, 3, [[2]], False, False, False, dense=[], batch_norm=["conv"], dropout=0)
     rows = [{"layer": "conv1", "weights": 18, "zeros": 9}, {"layer": "logits", "weights": 24, "zeros": 23}]
 
     # The convolution has 4 x 4 outputs for each of its weights, the dense layer one.
     assert count_nonzero_macs(layers, rows) == 9 * 16 + 1
+
+
+def test_the_macs_of_layers_whose_kernels_are_not_pruned_are_counted_in_full() -> None:
+    layers = list_layers(4, 3, [[2, 5]], True, False, True, dense=[], batch_norm=["conv"], dropout=0)
+    rows = [
+        {"layer": name, "weights": size, "zeros": 0} for name, size in (("conv1", 18), ("conv2", 10), ("logits", 15))
+    ]
+
+    assert count_nonzero_macs(layers, rows) == sum(map(count_macs, layers))
+    rows[1]["zeros"] = 4
+    assert count_nonzero_macs(layers, rows) == 16 * (18 + 9 * 2 + 10 - 4) + 15
+
+
+# Where the zeros are
+
+
+def allocate(ranking: str, share: float, macs_weight: float) -> dict[str, float]:
+    """Allocates zeros in kernels of 144 weights, which take part in 36 MACs each, and of 288, in one each."""
+    layers = list_layers(6, 3, **ARCHITECTURE)
+    kernels = read_pruned_kernels(build_model(layers, seed=1))
+    return allocate_zeros(ranking, layers, kernels, share, macs_weight)
+
+
+def test_uniform_and_lamp_place_as_many_zeros_as_asked_for_whatever_macs_cost() -> None:
+    assert allocate("uniform", 0.7, 0.0) == allocate("uniform", 0.7, 1.0) == {"conv2": 0.7, "dense1": 0.7}
+    shares = allocate("lamp", 0.75, 0.0)
+    assert shares == allocate("lamp", 0.75, 1.0)
+    assert 144 * shares["conv2"] + 288 * shares["dense1"] == pytest.approx(324)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
+def test_cost_saves_the_share_of_the_macs_where_they_alone_count(share: float) -> None:
+    shares = allocate("cost", share, 1.0)
+
+    saved = (36 * 144 * shares["conv2"] + 288 * shares["dense1"]) / (36 * 144 + 288)
+    assert share - 36 / (36 * 144 + 288) < saved <= share
+
+
+def test_cost_is_lamp_where_macs_do_not_count_and_spares_the_dense_layer_the_more_they_do() -> None:
+    assert allocate("cost", 0.75, 0.0) == allocate("lamp", 0.75, 0.0)
+    of_dense = [allocate("cost", 0.75, macs_weight)["dense1"] for macs_weight in (0.0, 0.5, 1.0)]
+    assert of_dense == sorted(set(of_dense), reverse=True)
+
+
+def test_an_unknown_ranking_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unknown ranking 'lamb'"):
+        allocate("lamb", 0.5, 0.5)
 
 
 def test_zeros_that_are_there_are_masked_from_the_start(dense_path: Path) -> None:
@@ -277,28 +339,32 @@ def test_zeros_that_are_there_are_masked_from_the_start(dense_path: Path) -> Non
 
 @pytest.fixture
 def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Is a folder in which the stage can prune the dense model to 50 and 75 %."""
+    """Is a folder in which the stage can prune the dense model, and a shrunk one, to 50 and 75 %."""
     monkeypatch.chdir(tmp_path)
     write_arrays(FINISHED / "losses.npz", train=LOSSES)
     write_bytes(FINISHED / "model.h5", dense_path.read_bytes())
     write_json(Path("data/select_model/choice.json"), CHOICE)
+    shrunk = list_layers(6, 3, **ARCHITECTURE | SHRUNK)
+    write_model(Path("data/shrink/magnitude/7/0.5/model.h5"), build_model(shrunk, seed=2))
+    write_json(Path("data/shrink/magnitude/7/0.5/metrics.json"), SHRUNK)
     for name, (images, labels) in (("train", TRAIN_SET), ("val", make_images(12, 1)), ("test", make_images(9, 2))):
         write_arrays(Path(f"data/prepare/{name}.npz"), images=images, labels=labels)
     return tmp_path
 
 
-def climb(ranking: str = "uniform", seed: str = "7", **changes: Any) -> list[keras.Model]:
-    """Runs the stage with `changes` of prune in the working directory; returns the model at each sparsity."""
+def climb(ranking: str = "uniform", seed: str = "7", start: str = "finished", **changes: Any) -> list[keras.Model]:
+    """Runs the stage with `changes` of prune in the working directory; returns the model at each step."""
     keras.backend.clear_session()
     prune = replace(PRUNE, **changes)
     params = replace(PARAMS, train=replace(TRAIN, epochs=9, learning_rate=1e9), prune=prune)  # not used here
-    params = replace(params, dataset=replace(params.dataset, class_names=("a", "b", "c")))
+    params = replace(params, dataset=replace(params.dataset, image_size_px=6, class_names=("a", "b", "c")))
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(stage, "load_params", lambda **_: params)
         monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
-        monkeypatch.setattr(sys, "argv", ["prune", ranking, seed])
+        monkeypatch.setattr(sys, "argv", ["prune", start, ranking, seed])
         stage.main()
-    return [read_model(Path(f"data/prune/{ranking}/{seed}/{sparsity}/model.h5")) for sparsity in prune.sparsities]
+    folder = Path(f"data/prune/{ranking if start == 'finished' else f'{start}-{ranking}'}/{seed}")
+    return [read_model(folder / str(sparsity) / "model.h5") for sparsity in prune.sparsities]
 
 
 def test_the_stage_writes_pruned_models_and_their_numbers_and_nothing_else(folder: Path, dense_path: Path) -> None:
@@ -309,9 +375,12 @@ def test_the_stage_writes_pruned_models_and_their_numbers_and_nothing_else(folde
     names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
     assert {path.name for path in output.iterdir()} == {"model.h5", "metrics.json", "layers.csv"}
     assert {path.name for path in output.parent.iterdir()} == {"0.5", "0.75"}
-    assert list(metrics) == ["sparsity", "nonzero_macs", *names, *[f"dense_{name}" for name in names]]
+    costs = ["sparsity", "macs", "nonzero_macs", "parameters"]
+    assert list(metrics) == [*costs, *names, *[f"dense_{name}" for name in names]]
     # 36 outputs for each weight of the first two kernels, 9 of them pooled: 36 x (36 + 36) + 72 + 24
     assert metrics["nonzero_macs"] == 36 * (36 + 36) + 72 + 24
+    assert metrics["macs"] == 36 * (36 + 144) + 288 + 24
+    assert metrics["parameters"] == read_model(output / "model.h5").count_params()
     assert metrics["sparsity"] == round((108 + 216) / (36 + 144 + 288 + 24), 6)
     assert [row["zeros"] for row in read_csv(output / "layers.csv")] == ["0", "108", "216", "0"]
     content, dense = (output / "model.h5").read_bytes(), dense_path.read_bytes()
@@ -370,15 +439,47 @@ def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers() -> 
 
 
 @pytest.mark.usefixtures("folder")
+def test_cost_saves_what_a_step_says_and_spares_the_same_layers() -> None:
+    zeros = [count_zeros_by_layer(model) for model in climb("cost")]
+
+    assert [of["conv1"] + of["logits"] for of in zeros] == [0, 0]
+    places, macs = 144 + 288, 36 * 144 + 288
+    for step, of in zip((0.5, 0.75), zeros, strict=True):
+        saved = (of["conv2"] + of["dense1"]) / places / 2 + (36 * of["conv2"] + of["dense1"]) / macs / 2
+        assert step - 0.01 < saved <= step
+
+
+def test_a_shrunk_model_is_pruned_from_its_own_weights_and_set_beside_the_finished_one(
+    folder: Path, dense_path: Path
+) -> None:
+    layers = list_layers(6, 3, **ARCHITECTURE | SHRUNK)
+    shrunk = kernels(read_model(folder / "data/shrink/magnitude/7/0.5/model.h5"))
+
+    half, three_quarters = climb("cost", start="magnitude-0.5", frequency=1, learning_rate=(1e-30, 0.01))
+
+    for name, kernel in kernels(half).items():
+        assert (kernel[kernel != 0] == shrunk[name][kernel != 0]).all()
+    assert all((kernel[kernels(half)[name] == 0] == 0).all() for name, kernel in kernels(three_quarters).items())
+    assert {path.name for path in (folder / "data/prune").iterdir()} == {"magnitude-0.5-cost"}
+    metrics = read_json(folder / "data/prune/magnitude-0.5-cost/7/0.75/metrics.json")
+    assert (metrics["macs"], metrics["parameters"]) == (
+        sum(map(count_macs, layers)),
+        sum(map(count_parameters, layers)),
+    )
+    assert 0 < metrics["nonzero_macs"] < metrics["macs"]
+    assert metrics["dense_size_bytes"] == dense_path.stat().st_size
+
+
+@pytest.mark.usefixtures("folder")
 def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_seed() -> None:
     prune = replace(PRUNE, batch_size=4, clean_epochs=1, epochs=(2, 3), learning_rate=(0.1, 0.2))
 
-    steps = list_steps("lamp", CHOICE, prune, make_recipe(seed=7, label_smoothing=0.1), FINISHED)
+    steps = list_steps("lamp", CHOICE, prune, make_recipe(seed=7, label_smoothing=0.1), INPUTS)
 
     same: dict[str, Any] = {"label_smoothing": 0.1, "batch_size": 4, "clean_epochs": 1}
     assert [step.recipe for step in steps] == [
-        make_recipe(seed=7 + 1, epochs=2, learning_rate=0.1, **same),
-        make_recipe(seed=7 + 2, epochs=3, learning_rate=0.2, **same),
+        make_recipe(seed=derive_seed(7, "lamp-0.5"), epochs=2, learning_rate=0.1, **same),
+        make_recipe(seed=derive_seed(7, "lamp-0.75"), epochs=3, learning_rate=0.2, **same),
     ]
     assert [str(step.checkpoint.path) for step in steps] == [
         f"data/checkpoints/prune@lamp-{sparsity}-7.npz" for sparsity in (0.5, 0.75)
@@ -398,12 +499,13 @@ def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_se
         ({"frequency": 3}, 0),
         ({"ramp_fraction": 0.6}, 0),
         ({"easy_share": 0.5}, 0),
+        ({"macs_weight": 0.25}, 0),
     ],
     ids=str,
 )
 def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(changes: dict[str, Any], num_same: int) -> None:
     before, after = (
-        [step.checkpoint.fingerprint for step in list_steps("uniform", CHOICE, prune, make_recipe(), FINISHED)]
+        [step.checkpoint.fingerprint for step in list_steps("uniform", CHOICE, prune, make_recipe(), INPUTS)]
         for prune in (PRUNE, replace(PRUNE, **changes))
     )
 
@@ -414,6 +516,12 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(changes: dict[str
 def test_an_unknown_ranking_is_refused() -> None:
     with pytest.raises(UserError, match="ranking: unknown name 'lamb'; did you mean 'lamp'"):
         climb("lamb")
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_start_that_is_not_pruned_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"start: unknown name 'magnitude-0\.25'; did you mean 'magnitude-0\.5'"):
+        climb("cost", start="magnitude-0.25")
 
 
 @pytest.mark.usefixtures("folder")
@@ -434,7 +542,7 @@ def test_each_seed_prunes_its_own_finished_model(dense_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.h5", "losses.npz"])
 def test_a_checkpoint_belongs_to_the_model_that_is_pruned_and_to_its_seed(name: str) -> None:
     def list_fingerprints(seed: int) -> list[str]:
-        steps = list_steps("uniform", CHOICE, PRUNE, make_recipe(seed=seed), FINISHED)
+        steps = list_steps("uniform", CHOICE, PRUNE, make_recipe(seed=seed), INPUTS)
         return [step.checkpoint.fingerprint for step in steps]
 
     found = [*list_fingerprints(7), *list_fingerprints(8)]

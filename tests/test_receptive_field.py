@@ -14,9 +14,10 @@ def compute_fields(
     dense: tuple[int, ...] = (),
     residual: bool = False,
     global_pool: bool = False,
+    separable: bool = False,
 ) -> dict[str, ReceptiveField]:
     batch_norm = ["conv", "dense"] if global_pool else ["conv", "flatten", "dense"]
-    layers = list_layers(image_size_px, 2, blocks, residual, global_pool, dense, batch_norm, 0.1)
+    layers = list_layers(image_size_px, 2, blocks, separable, residual, global_pool, dense, batch_norm, 0.1)
     return {layer.name: field for layer, field in zip(layers, compute_receptive_fields(layers), strict=True)}
 
 
@@ -43,6 +44,14 @@ def test_fields_of_the_fifth_model_grow_to_more_than_the_image() -> None:
     assert sizes == {"conv3_add": 7, "pool1": 8, "conv6_add": 20, "pool2": 22, "conv9_relu": 46}
 
 
+def test_the_depthwise_part_of_a_convolution_sees_what_the_whole_one_would_and_the_pointwise_part_no_more() -> None:
+    blocks = [[1], [1, 1, 1], [1, 1, 1]]
+    whole, separable = (compute_fields(28, blocks, (), True, True, is_separable) for is_separable in (False, True))
+    names = ("conv2", "conv3", "conv4", "conv5", "conv6", "conv7")
+    assert [separable[f"{name}_depthwise"] for name in names] == [whole[name] for name in names]
+    assert {name: separable[name] for name in whole} == whole
+
+
 def test_dense_layer_misses_the_last_pixel_where_a_pool_drops_it_unseen() -> None:
     pool = Layer("pool", "max_pool", (5, 5, 1), (2, 2, 1), kernel_size=2, strides=2)
     dense = Layer("dense", "dense", (4,), (3,))
@@ -67,7 +76,8 @@ def test_even_padding_of_a_convolution_with_strides_puts_the_larger_half_after()
 def test_unknown_kind_is_refused() -> None:
     layer = Layer("mix1", "attention", (4, 4, 1), (4, 4, 1))
     with pytest.raises(
-        ValueError, match=r"layer 'mix1' is of kind 'attention', .* conv, max_pool, .*, dense, batch_norm"
+        ValueError,
+        match=r"layer 'mix1' is of kind 'attention', .* conv, depthwise_conv, max_pool, .*, dense, batch_norm",
     ):
         compute_receptive_fields([layer])
 
@@ -80,6 +90,9 @@ def apply_with_positive_weights(layer: Layer, x: Any) -> Any:
     if layer.kind == "conv":
         size, channels = layer.kernel_size, (layer.input_shape[-1], layer.output_shape[-1])
         return tf.nn.conv2d(x, tf.ones((size, size, *channels)), layer.strides, "SAME")
+    if layer.kind == "depthwise_conv":
+        kernel = tf.ones((layer.kernel_size, layer.kernel_size, layer.input_shape[-1], 1))
+        return tf.nn.depthwise_conv2d(x, kernel, (1, layer.strides, layer.strides, 1), "SAME")
     if layer.kind == "max_pool":
         return tf.nn.avg_pool2d(x, layer.kernel_size, layer.strides, "VALID")
     if layer.kind == "flatten":
@@ -122,7 +135,7 @@ def measure_extents(layers: list[Layer]) -> list[tuple[int, int, int, int]]:
 @pytest.mark.parametrize("image_size_px", [40, 41, 43, 28, 15])
 @pytest.mark.parametrize("blocks", [[[1], [1]], [[1, 1], [1, 1]], [[1, 2, 1]], [[1], [2, 1], [1]], [[], [1]]], ids=str)
 def test_extents_equal_the_support_of_the_input_gradient(blocks: list[list[int]], image_size_px: int) -> None:
-    layers = list_layers(image_size_px, 2, blocks, False, False, [3], [], 0)
+    layers = list_layers(image_size_px, 2, blocks, False, False, False, [3], [], 0)
     computed = [(field.first_px, field.last_px) * 2 for field in compute_receptive_fields(layers)]
     assert computed == measure_extents(layers)
 
@@ -133,7 +146,17 @@ def test_extents_equal_the_support_of_the_input_gradient(blocks: list[list[int]]
 def test_extents_with_shortcuts_equal_the_support_of_the_input_gradient(
     blocks: list[list[int]], image_size_px: int, global_pool: bool
 ) -> None:
-    layers = list_layers(image_size_px, 2, blocks, True, global_pool, [3], [], 0)
+    layers = list_layers(image_size_px, 2, blocks, False, True, global_pool, [3], [], 0)
+    computed = [(field.first_px, field.last_px) * 2 for field in compute_receptive_fields(layers)]
+    assert computed == measure_extents(layers)
+
+
+@pytest.mark.parametrize("image_size_px", [28, 41])
+@pytest.mark.parametrize("residual", [False, True])
+def test_extents_of_a_separable_network_equal_the_support_of_the_input_gradient(
+    residual: bool, image_size_px: int
+) -> None:
+    layers = list_layers(image_size_px, 2, [[1], [2, 1, 2]], True, residual, True, [], ["conv"], 0)
     computed = [(field.first_px, field.last_px) * 2 for field in compute_receptive_fields(layers)]
     assert computed == measure_extents(layers)
 
@@ -152,7 +175,7 @@ def test_extents_with_strides_equal_the_support_of_the_input_gradient(image_size
 @pytest.mark.parametrize("image_size_px", [28, 41])
 @pytest.mark.parametrize("blocks", [[[1], [1]], [[1, 1], [1, 1]], [[1, 1, 1], [1]]], ids=str)
 def test_extents_follow_from_size_jump_and_start(blocks: list[list[int]], image_size_px: int) -> None:
-    layers = list_layers(image_size_px, 2, blocks, False, False, [], [], 0)
+    layers = list_layers(image_size_px, 2, blocks, False, False, False, [], [], 0)
     for layer, field in zip(layers, compute_receptive_fields(layers), strict=True):
         if layer.kind in ("conv", "max_pool"):
             assert field.start_px is not None

@@ -54,16 +54,16 @@ def read_column(page: Page, caption: str, column: int) -> list[str]:
 
 def test_answer_shows_the_numbers_of_the_files(page: Page, finished: Path) -> None:
     model = read_json(finished / "data/ship/model.json")
-    timing = read_json(finished / f"data/timing/latency/{model['source']}/{model['name']}-{model['precision']}.json")
+    timing = read_json(finished / f"data/timing/c/{model['source']}/{model['name']}.json")
     shown = {
         name: page.locator("dl div", has_text=name).locator("strong").inner_text()
-        for name in ("Test accuracy", "Weakest class", "Size, gzipped", "Time for an image")
+        for name in ("Test accuracy", "Weakest class", "Flash", "Time for an image")
     }
     assert shown == {
         "Test accuracy": f"{100 * model['test_accuracy']:.2f} %",
         "Weakest class": f"{100 * min(row['recall'] for row in model['classes']):.2f} %",
-        "Size, gzipped": f"{model['gzip_size_bytes'] / 1000:,.0f} kB",
-        "Time for an image": f"{timing['batch_1']['median_ms']:.3f} ms",
+        "Flash": f"{model['device']['flash_bytes'] / 1000:,.0f} kB",
+        "Time for an image": f"{timing['c']['median_ms']:.3f} ms",
     }
     assert page.locator(".eyebrow").inner_text().endswith(f": {model['name']}, {model['precision']}")
 
@@ -101,6 +101,21 @@ def test_every_candidate_has_its_row_and_the_chosen_one_stands_out(page: Page, f
     assert marked == [f"{choice['model']}-{choice['augmentation']}"]
 
 
+def test_every_file_in_c_has_its_costs_and_the_shipped_one_stands_out(page: Page, finished: Path) -> None:
+    files = [row for row in read_csv(finished / "data/frontier/frontier.csv") if row["flash_bytes"]]
+    page.evaluate(OPEN_ALL)
+    caption = "Every int8 file in C"
+    assert read_column(page, caption, 1) == [row["name"] for row in files]
+    assert read_column(page, caption, 4) == [f"{int(row['flash_bytes']) / 1000:,.0f} kB" for row in files]
+    assert read_column(page, caption, 6) == [f"{int(row['instructions']):,}" for row in files]
+    shipped = read_json(finished / "data/ship/model.json")
+    marked = page.locator("#device tr.marked th").all_inner_texts()
+    assert set(marked) == {shipped["name"]}
+    costs = [shipped["device"][key] for key in ("flash_bytes", "ram_bytes", "instructions_cortex_m4")]
+    row = next(row for row in files if row["name"] == shipped["name"])
+    assert costs == [int(row[column]) for column in ("flash_bytes", "ram_bytes", "instructions")]
+
+
 def test_duplicates_and_what_they_are_worth_have_their_rows(page: Page, finished: Path) -> None:
     audit = read_json(finished / "data/audit/metrics.json")
     caption = "Pairs of duplicates"
@@ -125,7 +140,9 @@ def test_every_sparsity_says_how_long_it_was_trained(browser: Browser, copy: Pat
     run(copy, sys.executable, "-m", "stages.report")
     with open_page(browser, (copy / "data/report/index.html").as_uri(), offline=True) as page:
         shown = dict(zip(*(read_column(page, "Every step of pruning", column) for column in (1, 3)), strict=True))
-    assert shown == {"finished": "", "lamp-0.5": "1", "lamp-0.75": "3"}
+    ladders = ("lamp", "magnitude-0.5-cost")
+    of_steps = {f"{ladder}-{step}": epochs for ladder in ladders for step, epochs in ((0.5, "1"), (0.75, "3"))}
+    assert shown == {"finished": ""} | of_steps
 
 
 def test_every_paired_test_has_its_row(page: Page, finished: Path) -> None:
@@ -147,7 +164,7 @@ def test_studys_choice_shows_no_cost_of_this_runs_model(found: Findings) -> None
     page = write_page(with_third, answer_all(with_third))
 
     (row,) = re.findall("<tr><th[^>]*>third-strong, the study.*?</tr>", page, re.DOTALL)
-    assert re.findall(">([^<>]*)</td>", row) == ["89.58 % (89.0 to 90.2)", "", "", "", "", ""]
+    assert re.findall(">([^<>]*)</td>", row) == ["89.58 % (89.0 to 90.2)", *[""] * 6]
 
 
 def test_names_are_text_whatever_they_hold(browser: Browser, found: Findings, tmp_path: Path) -> None:
@@ -156,7 +173,9 @@ def test_names_are_text_whatever_they_hold(browser: Browser, found: Findings, tm
     shipped = {**found.shipped, "classes": classes, "class_names": [row["class"] for row in classes], "name": HOSTILE}
     confusion = {(hide.get(a, a), hide.get(b, b)): count for (a, b), count in found.confusion.items()}
     layers = {model: [replace(layer, layer=HOSTILE) for layer in rows] for model, rows in found.layers.items()}
-    hostile = replace(found, shipped=shipped, confusion=confusion, layers=layers)
+    name = found.shipped["name"]
+    comparisons = [replace(row, name=row.name.replace(name, HOSTILE)) for row in found.comparisons]
+    hostile = replace(found, shipped=shipped, confusion=confusion, layers=layers, comparisons=comparisons)
     (tmp_path / "page.html").write_text(write_page(hostile, answer_all(hostile)))
 
     with open_page(browser, (tmp_path / "page.html").as_uri(), offline=True) as page:
@@ -346,12 +365,12 @@ def test_without_any_times_the_answers_stay_and_the_page_says_so(copy: Path) -> 
     answers = (copy / "data/report/answers.json").read_bytes()
     shutil.rmtree(copy / "data/timing")
     (copy / "data/recorded_times.json").unlink()
-    for stage in ("frontier", "ship", "compare", "report"):
+    for stage in ("frontier", "ship", "verify", "compare", "report"):
         run(copy, sys.executable, "-m", f"stages.{stage}")
     page = (copy / "data/report/index.html").read_text()
     assert (copy / "data/report/answers.json").read_bytes() == answers
     assert "<strong>not measured here</strong>" in page
-    assert "Its time was not measured here." in page
+    assert "Its time in LiteRT was not measured here." in page
     assert not re.search(r"\d ms\b", page)
 
 

@@ -3,6 +3,7 @@
 import gzip
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_files import (
@@ -14,15 +15,19 @@ from run_files import (
     make_params,
     make_study,
     trained,
+    write_c_latency,
     write_latency,
     write_run,
     write_stage_time,
     write_training_time,
+    write_version,
 )
+from sections import replace
 
 from stages.lib.errors import UserError
 from stages.lib.results import published
 from stages.lib.results.rows import (
+    DEVICE_COSTS,
     Candidate,
     Evaluation,
     KernelZeros,
@@ -35,6 +40,7 @@ from stages.lib.results.rows import (
     deviate,
     read_candidate,
     read_dense,
+    read_device_costs,
     read_evaluation,
     read_exported,
     read_frontier,
@@ -46,7 +52,7 @@ from stages.lib.results.rows import (
     write_rows,
 )
 from stages.lib.results.times import RECORDED, StageTime, list_items, read_times
-from stages.lib.storage.files import read_json, write_bytes, write_json
+from stages.lib.storage.files import compute_sha256, read_json, write_bytes, write_json
 from stages.lib.storage.variant import Variant, name_finished
 from stages.tools import record_times
 
@@ -127,6 +133,14 @@ def test_a_shrunk_model_costs_what_is_left_of_it() -> None:
     assert (shrunk.kind, shrunk.macs, shrunk.nonzero_macs, shrunk.parameters) == ("shrunk", 480_000, 480_000, 45_000)
 
 
+def test_a_model_that_was_shrunk_and_pruned_costs_what_shrinking_left_and_not_what_the_dense_one_costs() -> None:
+    variant = Variant("prune", "magnitude-0.5-cost", 0.9, SEED)
+    write_version(variant, 0.9, macs=480_000, nonzero_macs=70_000, parameters=45_000, sparsity=0.8)
+    both = read_version(variant, read_finished())
+    assert (both.name, both.kind, both.variant) == ("magnitude-0.5-cost-0.9", "pruned", variant)
+    assert (both.macs, both.nonzero_macs, both.parameters, both.sparsity) == (480_000, 70_000, 45_000, 0.8)
+
+
 def test_exported_files_have_what_they_measure_and_the_cost_of_their_model() -> None:
     pruned = read_version(LAMP, read_finished())
     float32, int8 = read_exported(pruned)
@@ -137,6 +151,21 @@ def test_exported_files_have_what_they_measure_and_the_cost_of_their_model() -> 
     path = int8.path.parent / "metrics.json"
     write_json(path, {key: value for key, value in read_json(path).items() if key != "int8_size_bytes"})  # left out
     assert list(read_exported(pruned)) == [float32]
+
+
+def test_a_file_in_int8_has_the_costs_of_its_c_and_others_have_none() -> None:
+    float32, int8 = read_exported(read_version(LAMP, read_finished()))
+    none = dict.fromkeys(DEVICE_COSTS)
+    assert [read_device_costs(file) for file in (read_finished(), float32)] == [none, none]
+    assert read_device_costs(int8) == {
+        "flash_bytes": 1800,
+        "ram_bytes": 2036,
+        "instructions": 10_800,
+        "arena_bytes": 9000,
+    }
+    (int8.variant.deployed / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"data/deploy/prune/lamp-0\.9/metrics\.json: not found; run `dvc repro`"):
+        read_device_costs(int8)
 
 
 def test_the_zeros_and_the_macs_of_layers_are_read_for_each_version() -> None:
@@ -160,7 +189,10 @@ def test_images_are_counted_by_split() -> None:
 
 
 def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
-    files = [RankedFile(**vars(read_finished()), is_on_size_front=True, is_on_macs_front=False)]
+    values: dict[str, Any] = vars(read_finished())
+    values |= {f"is_on_{cost}_front": cost == "flash" for cost in ("size", "macs", "flash", "ram", "instructions")}
+    device_costs = ((1, 2, 3, 4), (None, None, None, None))
+    files = [RankedFile(**{**values, **dict(zip(DEVICE_COSTS, costs, strict=True))}) for costs in device_costs]
     others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
     write_frontier(tmp_path / "x.csv", files, others, {"val": 200, "test": 100})
     assert read_frontier(tmp_path / "x.csv") == (files, others)
@@ -189,6 +221,7 @@ def test_the_leaderboard_is_as_its_readme_says() -> None:
 ITEMS = list_items(make_study(), make_params().prune, make_params().shrink)
 TRAINED = [*map(trained, ACCURACY), name_finished(SEED)]
 MODEL, FILE = Path("data/train/small-flip/42/model.h5"), Path("data/export/prune/lamp-0.9/int8.tflite")
+C_FILE = Path("data/deploy/prune/lamp-0.9/model.c")
 
 
 def record(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +229,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> None:
     for variant in TRAINED:
         write_training_time(variant)
     write_latency("prune", "lamp-0.9", "int8", 0.2)
+    write_c_latency("prune", "lamp-0.9", 0.05)
     write_stage_time("prepare", seconds=3)
     monkeypatch.setattr(record_times, "load_params", lambda **_: make_params())
     record_times.main()
@@ -220,20 +254,46 @@ def test_what_was_measured_here_is_known_of_the_very_file() -> None:
     assert (times.find_training(MODEL), times.find_latency(FILE)) == (None, None)
 
 
+def test_how_long_the_c_takes_is_known_of_the_very_c() -> None:
+    write_c_latency("prune", "lamp-0.9", 0.05)
+    latency = read_times(ITEMS).find_c_latency(C_FILE)
+    assert latency is not None
+    assert (latency["cpu"], latency["c"]["median_ms"]) == ("a CPU", 0.05)
+    C_FILE.write_bytes(b"other C")
+    assert read_times(ITEMS).find_c_latency(C_FILE) is None
+
+
 def test_only_stages_of_this_run_are_listed() -> None:
     names = ["evaluate@finished-42", "evaluate@small-flip-42", "export@finish", "export@prune", "finish@42", "prepare"]
-    names += ["prune@lamp-42", "train@small-flip-42"]
-    for name in [*names, "train@gone-none-42", "train@small-flip-7", "prune@uniform-7", "finish@7"]:
+    names += ["prune@finished-lamp-42", "train@small-flip-42"]
+    for name in [
+        *names,
+        "train@gone-none-42",
+        "train@small-flip-7",
+        "prune@finished-uniform-7",
+        "prune@finished-cost-42",
+        "finish@7",
+    ]:
         write_stage_time(name)
     assert [stage.stage for stage in read_times(ITEMS).stages] == names
+
+
+def test_ladders_of_shrunk_models_are_stages_of_this_run_where_it_has_them() -> None:
+    params, name = make_params(), "prune@magnitude-0.5-cost-42"
+    write_stage_time(name)
+    assert read_times(ITEMS).stages == []
+    prune = replace(params.prune, shrunk_shares=(0.5,), shrunk_rankings=("cost",))
+    assert read_times(list_items(params.study, prune, params.shrink)).stages == [StageTime(name, 1.5, 700)]
 
 
 def test_a_recorded_time_goes_before_one_that_was_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
     record(monkeypatch)
     write_training_time(trained(CHOSEN), seconds=999)
     write_latency("prune", "lamp-0.9", "int8", 999)
+    write_c_latency("prune", "lamp-0.9", 999)
     write_stage_time("prepare", seconds=999)
     times = read_times(ITEMS)
+    assert (times.find_c_latency(C_FILE) or {})["c"]["median_ms"] == 0.05
     training, latency = times.find_training(MODEL), times.find_latency(FILE)
     assert (training or {})["seconds"] == 61.5
     assert (latency or {})["median_ms"] == 0.2
@@ -264,6 +324,7 @@ def test_times_are_recorded_of_files_at_hand_alone_and_kept_where_nothing_was_me
     record(monkeypatch)
     before = RECORDED.read_bytes()
     assert len(read_json(RECORDED)["trainings"]) == len(TRAINED)
+    assert list(read_json(RECORDED)["c_latencies"]) == [compute_sha256(C_FILE)]
     for path in Path("data/timing").glob("**/*.json"):
         path.unlink()
     record_times.main()

@@ -15,7 +15,15 @@ from stages.lib.storage.files import read_csv, read_json, write_arrays, write_by
 from stages.select_model import explain, select_candidate
 
 PARAMS = load_params()
-SMALL = ModelParams(blocks=((4,),), residual=False, global_pool=True, dense=(), batch_norm=("conv",), dropout=0.1)
+SMALL = ModelParams(
+    blocks=((4,),),
+    separable=True,
+    residual=False,
+    global_pool=True,
+    dense=(),
+    batch_norm=("conv",),
+    dropout=0.1,
+)
 
 
 def candidate(
@@ -194,6 +202,7 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
     assert (choice["model"], choice["augmentation"]) == ("small", "flip")
     assert choice["architecture"] == {
         "blocks": [[4]],
+        "separable": True,
         "residual": False,
         "global_pool": True,
         "dense": [],

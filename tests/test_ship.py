@@ -1,5 +1,6 @@
 """The stage chooses by its rule alone, copies the file, and describes what it is and does."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -20,7 +21,7 @@ from stages.lib.litert.convert import convert_to_float32, convert_to_int8
 from stages.lib.network.keras2 import keras
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShipParams
-from stages.lib.results.comparisons import UNKNOWN, Comparison
+from stages.lib.results.comparisons import FILES, UNKNOWN, Comparison
 from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.storage.variant import Variant, name_finished
@@ -28,7 +29,7 @@ from stages.ship import (
     describe_input,
     explain,
     list_confused,
-    list_good_files,
+    list_files_within,
     list_pruning,
     read_digits,
     read_files,
@@ -39,12 +40,16 @@ from stages.ship import (
 )
 from stages.tools.predict import classify, read_card
 
+ROOT = Path(__file__).parents[1]
 PARAMS = load_params()
 CLASS_NAMES = ("dark", "light")
 NUM_IMAGES = {"val": 1000, "test": 4}
 CHOICE = {"model": "third", "augmentation": "flip"}
 DENSE = name_finished(42)
 PRUNED = Variant("prune", "uniform", 0.9, 42)
+DEVICE = {"macs": 400, "dense_macs": 1000, "flash_bytes": 510, "code_bytes": 90, "weights_bytes": 420, "ram_bytes": 7}
+DEVICE |= {"buffer_bytes": 4, "stack_bytes": 3, "tflite_micro_arena_bytes": 30}
+DEVICE |= {"instructions_cortex_m4": 2500, "instructions_cortex_m0plus": 3000}
 BLACK, WHITE = np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8)
 
 
@@ -66,8 +71,11 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "in
         "nonzero_macs": 500,
         "parameters": 100,
         "sparsity": 0.875,
-        "is_on_size_front": False,
-        "is_on_macs_front": False,
+        "flash_bytes": gzip_size + 10 if precision == "int8" else None,
+        "ram_bytes": 7 if precision == "int8" else None,
+        "instructions": 5 * gzip_size if precision == "int8" else None,
+        "arena_bytes": 30 if precision == "int8" else None,
+        **dict.fromkeys([f"is_on_{cost}_front" for cost in ("size", "macs", "flash", "ram", "instructions")], False),
     }
     return RankedFile(**values | changes)
 
@@ -82,16 +90,20 @@ def contents() -> dict[str, bytes]:
     return {"float32": convert_to_float32(model), "int8": convert_to_int8(model, images, 8)}
 
 
-def set_params(monkeypatch: pytest.MonkeyPatch, max_loss: float, seeds: tuple[int, ...] = (42,)) -> None:
+def limit(**limits: int) -> ShipParams:
+    none = dict.fromkeys(("max_flash_bytes", "max_ram_bytes", "max_instructions", "max_size_bytes"))
+    return ShipParams(**none | limits, answered_accuracy=0.9)
+
+
+def set_params(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
     dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
-    params = replace(PARAMS, dataset=dataset, prune=prune, study=replace(PARAMS.study, seeds=seeds))
-    params = replace(params, ship=ShipParams(max_loss=max_loss, answered_accuracy=0.9))
+    params = replace(PARAMS, dataset=dataset, prune=prune, ship=limit(**limits))
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
 
 
 def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]:
-    """Writes the table: three models in both precisions, of which uniform-0.9 in int8 is to be shipped, and others."""
+    """Writes the table: three models in both precisions, of which uniform-0.9 is the best within 4,000 bytes."""
     models = {DENSE: (0.94, 4000), PRUNED: (0.936, 500), Variant("prune", "lamp", 0.5, 42): (0.9, 9)}
     files = [file_of("finished", 0.94, 50, "float32", format="keras", variant=DENSE)]
     for (variant, (accuracy, size)), precision in itertools.product(models.items(), ("float32", "int8")):
@@ -106,103 +118,125 @@ def write_files(test_accuracies: tuple[float, ...] = (0.5,)) -> list[RankedFile]
 @pytest.fixture
 def folder(tmp_dir: Path, contents: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with three models and four test images."""
-    set_params(monkeypatch, max_loss=0.005)
-    write_json(DENSE.folder / "metrics.json", {"val_accuracy": 0.94})
+    set_params(monkeypatch, max_flash_bytes=4000)
     write_json(Path("data/select_model/choice.json"), CHOICE)
     write_bytes(DENSE.folder / "model.h5", b"weights")
     for file in write_files()[1:]:
         write_bytes(file.path, contents[file.precision])
+        write_bytes(file.variant.deployed / "model.c", f"/* {file.name} */".encode())
+        write_bytes(file.variant.deployed / "model.h", f"/* header of {file.name} */".encode())
+        write_json(file.variant.deployed / "metrics.json", DEVICE)
     shown = np.stack([BLACK] * 600 + [WHITE] * 400)  # of the light ones, a quarter is labelled dark
     write_arrays(
         Path("data/prepare/val.npz"), images=shown, labels=np.repeat([0, 1, 0], [600, 300, 100]).astype(np.uint8)
     )
     pruned = Comparison("pruned files", "uniform-0.9 int8", "finished", 4, -0.25, -0.6, 0.1, 1, 1, UNKNOWN)
-    write_rows(Path("data/frontier/comparisons.csv"), Comparison, [pruned])
+    rows = [pruned, dataclasses.replace(pruned, family="dense files", name="finished int8")]
+    write_rows(Path("data/frontier/comparisons.csv"), Comparison, rows)
     images = np.stack([BLACK, WHITE, WHITE, BLACK])
     write_arrays(Path("data/prepare/test.npz"), images=images, labels=np.array([0, 1, 0, 0], np.uint8))
     return tmp_dir
 
 
 @pytest.mark.usefixtures("tmp_dir")
-def test_only_exported_files_can_be_shipped() -> None:
+def test_only_files_in_int8_can_be_shipped() -> None:
     files = write_files()
 
-    assert read_files() == files[1:]
+    assert read_files() == [file for file in files if file.precision == "int8"]
 
-    write_frontier(Path("data/frontier/frontier.csv"), files[:1], [], NUM_IMAGES)
-    with pytest.raises(UserError, match="expected at least one LiteRT file, got none"):
+    write_frontier(Path("data/frontier/frontier.csv"), files[:2], [], NUM_IMAGES)
+    with pytest.raises(UserError, match=r"expected at least one LiteRT file in int8, got none: .* raise that limit"):
         read_files()
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "dense", "max_loss", "is_good"),
+    ("limits", "names"),
     [
-        (0.935, 0.94, 0.005, True),
-        (0.9349, 0.94, 0.005, False),
-        (0.942, 0.9438, 0.0018, True),  # in floating point, the difference is above the limit
-        (0.95, 0.94, 0.0, True),
-        (0.94, 0.94, 0.0, True),
-        (11_279 / 12_000, 11_300 / 12_000, 20 / 12_000, False),  # one image too many
+        ({}, ["a", "b", "c"]),
+        ({"max_flash_bytes": 30}, ["a", "b"]),
+        ({"max_flash_bytes": 29}, ["a"]),
+        ({"max_ram_bytes": 7}, ["a", "b"]),
+        ({"max_instructions": 100}, ["a", "b"]),
+        ({"max_instructions": 99}, ["a"]),
+        ({"max_size_bytes": 20}, ["a"]),
+        ({"max_ram_bytes": 7, "max_size_bytes": 20}, ["a"]),
     ],
 )
-def test_a_file_is_good_up_to_the_limit(accuracy: float, dense: float, max_loss: float, is_good: bool) -> None:
-    sure, file = file_of("sure", 1, 10), file_of("a", accuracy, 10)
+def test_a_file_is_within_the_budget_up_to_each_limit(limits: dict[str, int], names: list[str]) -> None:
+    files = [file_of("a", 0.9, 10), file_of("b", 0.9, 20), file_of("c", 0.9, 30, ram_bytes=8)]
 
-    good = list_good_files([sure, file], dense, max_loss)
-
-    assert good == ([sure, file] if is_good else [sure])
+    assert [file.name for file in list_files_within(files, limit(**limits))] == names
 
 
-def test_without_a_good_file_limit_and_nearest_are_named() -> None:
-    files = [file_of("far", 0.8, 1), file_of("near", 0.9321, 10), file_of("other", 0.9, 5)]
+def test_without_a_file_within_the_budget_limits_and_nearest_are_named() -> None:
+    files = [
+        file_of("far", 0.9, 1, ram_bytes=100),  # ten times what it may take
+        file_of("near", 0.8, 110, ram_bytes=20),  # twice
+        file_of("other", 0.9, 290, ram_bytes=10),  # three times
+    ]
 
     with pytest.raises(UserError) as error:
-        list_good_files(files, 0.94, 0.005)
+        list_files_within(files, limit(max_flash_bytes=100, max_ram_bytes=10))
 
     assert str(error.value) == (
-        "params.yaml: ship.max_loss: expected a file whose validation accuracy is at most 0.005 below the 0.9400 of "
-        "the finished model; got 0.9321 at best, of near in int8; raise that limit, or compress less"
+        "params.yaml: expected an int8 file within ship.max_flash_bytes (100) and ship.max_ram_bytes (10); got none of "
+        "3: the nearest, near, takes 120 bytes of flash, more than max_flash_bytes and 20 bytes of RAM, more than "
+        "max_ram_bytes; raise that limit, or compress further (prune.sparsities, shrink.macs_shares)"
     )
 
 
 @pytest.mark.parametrize(
     "files",
     [
-        [file_of("small", 0.91, 10, size_bytes=999), file_of("good", 0.94, 11, size_bytes=30)],  # gzipped sizes count
-        [file_of("good", 0.92, 10), file_of("bad", 0.91, 10)],
+        [file_of("good", 0.94, 1000), file_of("small", 0.93, 10)],
+        [file_of("small", 0.94, 10, size_bytes=999), file_of("good", 0.94, 11, size_bytes=30)],  # flash counts
         [file_of("a", 0.91, 10), file_of("b", 0.91, 10)],
-        [file_of("a", 0.91, 10, "float32"), file_of("a", 0.91, 10, "int8")],
     ],
 )
-def test_the_smallest_is_shipped_then_the_more_accurate_then_the_first_by_name(files: list[RankedFile]) -> None:
+def test_the_most_accurate_is_shipped_then_the_one_with_less_flash_then_the_first_by_name(
+    files: list[RankedFile],
+) -> None:
     assert select_file(files) is select_file(files[::-1]) is files[0]
 
 
-def test_the_reason_tells_rule_and_numbers() -> None:
-    assert explain(file_of("lamp-0.9", 0.937, 1234), 3, 40, 0.94, 0.005, 1000) == (
-        "lamp-0.9 in int8 is the smallest once gzipped (1,234 bytes) of the 3 of 40 files that lose at most 0.5 points "
-        "of validation accuracy against the finished model, which has 94.00 % (92.4 to 95.3): it has 93.70 % (92.0 to "
-        "95.0)."
+def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> None:
+    lamp, best = file_of("lamp-0.9", 0.937, 1224), file_of("finished", 0.942, 953_102)
+    middle = file_of("middle", 0.94, 4990, ram_bytes=12)
+    files, limits = [best, lamp, middle, file_of("bad", 0.9, 20)], limit(max_flash_bytes=5000, max_ram_bytes=10)
+
+    assert explain(lamp, [lamp, files[3]], files, limits, 1000) == (
+        "lamp-0.9 in int8 is the most accurate of the 2 of 4 int8 files that take at most 5,000 bytes of flash and 10 "
+        "bytes of RAM: it has 93.70 % (92.0 to 95.0) of the validation images right, and takes 1,234 bytes of flash "
+        "and 7 bytes of RAM. middle would be 0.30 points more accurate, but takes 12 bytes of RAM, more than "
+        "max_ram_bytes; finished would be 0.50 points more accurate, but takes 953,112 bytes of flash, more than "
+        "max_flash_bytes."
+    )
+
+
+def test_without_limits_the_reason_is_that_no_file_is_more_accurate() -> None:
+    best, other = file_of("a", 0.937, 10), file_of("b", 0.9, 9)
+
+    assert explain(best, [best, other], [best, other], limit(), 1000) == (
+        "a in int8 is the most accurate of all int8 files: it has 93.70 % (92.0 to 95.0) of the validation images "
+        "right. No int8 file of this run is more accurate."
     )
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization", "expected"),
+    ("quantization", "expected"),
     [
-        (np.float32, (0.0, 0), [0.0, 1.0]),
-        (np.int8, (1 / 255, -128), [-128, 127]),
-        (np.int8, (1 / 64, 0), [0, 64]),
-        (np.int8, (1 / 512, -128), [-128, 127]),  # what does not fit is clipped
+        ((1 / 255, -128), [-128, 127]),
+        ((1 / 64, 0), [0, 64]),
+        ((1 / 512, -128), [-128, 127]),  # what does not fit is clipped
     ],
 )
 def test_the_range_of_the_input_is_what_stands_for_black_and_white(
-    dtype: type, quantization: tuple[float, int], expected: list[float]
+    quantization: tuple[float, int], expected: list[int]
 ) -> None:
-    details = {"dtype": dtype, "shape": np.array([1, 2, 2, 1]), "quantization": quantization}
+    details = {"dtype": np.int8, "shape": np.array([1, 2, 2, 1]), "quantization": quantization}
 
     described = describe_input(details)
-    scale, zero_point = quantization if dtype is np.int8 else (None, None)
-    assert (described["range"], described["scale"], described["zero_point"]) == (expected, scale, zero_point)
+    assert (described["range"], described["scale"], described["zero_point"]) == (expected, *quantization)
 
 
 def test_the_most_frequent_mistakes_come_first_and_hits_are_none() -> None:
@@ -265,6 +299,7 @@ def test_a_pruned_model_took_the_epochs_and_the_rates_of_all_steps_up_to_its_own
     ("shipped", "epochs", "trained"),
     [
         (PRUNED, 14, "finished"),
+        (Variant("prune", "magnitude-0.5-cost", 0.9, 42), 14, "finished"),
         (Variant("shrink", "scratch", 0.5, 42), 14, "finished"),
         (DENSE, 14, "finished"),
         (Variant("train", "scratch", "flip", 42), 7, "scratch-flip"),  # a network may have the name of a way
@@ -281,21 +316,27 @@ def test_the_card_tells_of_the_training_that_the_file_was_made_by(
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
     file = file_of(shipped.name, 0.9, 9, variant=shipped)
     write_bytes(file.path, b"a file")
+    write_bytes(shipped.deployed / "model.c", b"its C")
+    compared = Comparison(FILES[file.kind], f"{shipped.name} int8", "finished", 4, 0, -0.1, 0.1, 1, 1, UNKNOWN)
+    write_rows(Path("data/frontier/comparisons.csv"), Comparison, [compared])
 
     params = replace(PARAMS, train=train, finish=finish, prune=prune)
-    write_card(file, {"name": "x", "precision": "int8", "source": shipped.source}, {}, CHOICE, params)
+    write_card(file, {"name": shipped.name}, {}, CHOICE, params)
 
     assert (told["epochs"], told["trained"]) == (epochs, trained)
 
 
-def test_the_chosen_file_is_copied_byte_for_byte_beside_two_descriptions(
+def test_the_chosen_file_and_its_c_are_copied_byte_for_byte_beside_two_descriptions(
     folder: Path, contents: dict[str, bytes]
 ) -> None:
     stage.main()
 
     written = {path.name: path.read_bytes() for path in (folder / "data/ship").iterdir()}
-    assert set(written) == {"model.tflite", "model.json", "model_card.md", "coverage.csv", "ood.json", "ood.csv"}
+    sources = {"model.tflite", "model.c", "model.h", "example.c"}
+    assert set(written) == sources | {"model.json", "model_card.md", "coverage.csv", "ood.json", "ood.csv"}
     assert written["model.tflite"] == contents["int8"]
+    assert (written["model.c"], written["model.h"]) == (b"/* uniform-0.9 */", b"/* header of uniform-0.9 */")
+    assert written["example.c"] == (ROOT / "stages/lib/device/example.c").read_bytes()
 
 
 def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, contents: dict[str, bytes]) -> None:
@@ -306,6 +347,7 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     assert model["sha256"] == sha256(contents["int8"]).hexdigest()
     assert (model["size_bytes"], model["gzip_size_bytes"]) == (1000, 500)
     assert (model["macs"], model["parameters"], model["sparsity"]) == (1000, 100, 0.875)
+    assert model["device"] == DEVICE
     assert (model["class_names"], model["image_size_px"]) == (["dark", "light"], 2)
     assert model["dataset"] == "Fashion-MNIST"
     assert model["input"] == {
@@ -318,7 +360,7 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     }
     assert (model["output"]["dtype"], model["output"]["shape"]) == ("int8", [1, 2])
     assert model["reason"].startswith(
-        "uniform-0.9 in int8 is the smallest once gzipped (500 bytes) of the 4 of 6 files"
+        "uniform-0.9 in int8 is the most accurate of the 2 of 3 int8 files that take at most 4,000 bytes of flash"
     )
 
 
@@ -380,24 +422,12 @@ def test_where_nothing_is_sure_enough_no_accuracy_of_answers_is_told() -> None:
 
 
 def test_only_a_pruned_model_has_a_sparsity(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    set_params(monkeypatch, max_loss=0.0)
+    set_params(monkeypatch)
 
     stage.main()
 
     model = read_json(folder / "data/ship/model.json")
     assert (model["name"], "sparsity" in model) == ("finished", False)
-
-
-@pytest.mark.usefixtures("folder")
-def test_what_a_file_may_lose_is_held_against_the_finished_model_of_the_first_seed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    write_json(name_finished(7).folder / "metrics.json", {"val_accuracy": 0.99})
-    stage.main()
-
-    set_params(monkeypatch, max_loss=0.005, seeds=(7, 42))
-    with pytest.raises(UserError, match=r"at most 0\.005 below the 0\.9900 of the finished model; got 0\.9400 at best"):
-        stage.main()
 
 
 def test_test_accuracies_choose_nothing(folder: Path) -> None:
@@ -412,14 +442,22 @@ def test_the_card_has_recorded_times_of_this_very_file_and_else_none(folder: Pat
     stage.main()
     names = ("model.json", "model.tflite")
     before = [(folder / "data/ship" / name).read_bytes() for name in names]
-    assert "were not measured" in (folder / "data/ship/model_card.md").read_text()
+    card = (folder / "data/ship/model_card.md").read_text()
+    assert "The time of the C was not measured." in card
+    assert "Time and memory of `model.tflite` were not measured." in card
     times = ("median_ms", "p25_ms", "p75_ms", "batch_32_median_ms", "batch_32_p25_ms", "batch_32_p75_ms")
     known = dict.fromkeys(times, 0.125) | {"runs": 9, "num_threads": 1, "cpu": "a CPU", "runtime": "a runtime"}
     known |= {"peak_memory_mib": 60.0, "runtime_memory_mib": 8.0}
+    of_c = {"cpu": "a CPU", "num_threads": 1, "compiler": "a compiler"}
+    of_c |= {
+        name: {"median_ms": ms, "p25_ms": 0.05, "p75_ms": 0.08, "runs": 99}
+        for name, ms in (("c", 0.0625), ("int8", 0.2))
+    }
     recorded = {
         "stages": [],
         "trainings": {sha256(b"weights").hexdigest(): {"date": "2026-11-23", "python": "3.11"}},
         "latencies": {sha256(contents["int8"]).hexdigest(): known},
+        "c_latencies": {sha256(b"/* uniform-0.9 */").hexdigest(): of_c},
     }
     Path("data/recorded_times.json").write_text(json.dumps(recorded))
 
@@ -427,15 +465,13 @@ def test_the_card_has_recorded_times_of_this_very_file_and_else_none(folder: Pat
 
     card = (folder / "data/ship/model_card.md").read_text()
     assert "0.125 ms for one image" in card
+    assert "built by a compiler: 0.062 ms for one image in C (median of 99 runs; quartiles 0.050 and 0.080); in" in card
+    assert "turns with it, 0.200 ms in LiteRT." in card
     assert "was trained on 2026-11-23 with python 3.11." in card
     assert [(folder / "data/ship" / name).read_bytes() for name in names] == before
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, precision: str
-) -> None:
-    monkeypatch.setattr(stage, "select_file", lambda good: next(one for one in good if one.precision == precision))
+def test_the_lines_of_the_card_say_what_predict_says_with_nothing_but_the_model(folder: Path) -> None:
     stage.main()
     card, model = (folder / "data/ship/model_card.md").read_text(), folder / "data/ship/model.tflite"
     (lines,) = re.findall("```python\n(.*?)\n```\n", card, re.DOTALL)
@@ -463,8 +499,13 @@ def test_the_card_says_how_the_file_compares_with_the_finished_model(folder: Pat
     ) in (folder / "data/ship/model_card.md").read_text()
 
 
-def test_a_chosen_file_that_is_gone_is_named(folder: Path) -> None:
-    (folder / "data/export/prune/uniform-0.9/int8.tflite").unlink()
+@pytest.mark.parametrize(
+    "missing",
+    ["data/export/prune/uniform-0.9/int8.tflite", "data/deploy/prune/uniform-0.9/model.c"],
+)
+def test_a_chosen_file_that_is_gone_is_named(folder: Path, missing: str) -> None:
+    (folder / missing).unlink()
 
-    with pytest.raises(UserError, match=r"data/export/prune/uniform-0\.9/int8\.tflite: not found; run `dvc repro`"):
+    with pytest.raises(UserError, match=f"^{re.escape(missing)}: not found; run `dvc repro`"):
         stage.main()
+    assert not (folder / "data/ship").exists()

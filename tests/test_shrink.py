@@ -18,6 +18,7 @@ from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.model import build_model, measure_accuracy, read_model, write_model
+from stages.lib.network.seeds import derive_seed
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import FinishParams, ShrinkParams
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
@@ -26,6 +27,7 @@ from stages.shrink import Rung, cut_weights, list_layer_costs, list_rungs, list_
 
 ARCHITECTURE: dict[str, Any] = {
     "blocks": [[4], [6]],
+    "separable": False,
     "residual": False,
     "global_pool": False,
     "dense": [8],
@@ -39,6 +41,7 @@ RESIDUAL = ARCHITECTURE | {
     "dense": [],
     "batch_norm": ["conv"],
 }
+SEPARABLE = RESIDUAL | {"separable": True}
 SHRINK = ShrinkParams(
     filters=("magnitude", "random", "scratch"),
     seeds=(7, 8),
@@ -127,8 +130,14 @@ def test_each_rung_follows_the_training_but_for_what_shrink_says_and_sees_batche
     filters: str, changes: list[dict[str, Any]]
 ) -> None:
     assert [rung.recipe for rung in list_tiny_rungs(filters)] == [
-        make_recipe(seed=7 + number, train=TRAIN, **change) for number, change in enumerate(changes, start=1)
+        make_recipe(seed=derive_seed(7, f"{filters}-{share}"), train=TRAIN, **change)
+        for share, change in zip((0.5, 0.25), changes, strict=True)
     ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_rung_sees_the_same_batches_whatever_rungs_come_before_it() -> None:
+    assert list_tiny_rungs(macs_shares=(0.25,))[0].recipe == list_tiny_rungs()[1].recipe
 
 
 @pytest.mark.usefixtures("folder")
@@ -141,7 +150,7 @@ def test_a_share_that_no_network_has_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("architecture", [ARCHITECTURE, RESIDUAL])
+@pytest.mark.parametrize("architecture", [ARCHITECTURE, RESIDUAL, SEPARABLE], ids=["stack", "residual", "separable"])
 @pytest.mark.parametrize("filters", ["magnitude", "random"])
 def test_cut_weights_are_in_the_order_in_which_keras_takes_them(architecture: dict[str, Any], filters: str) -> None:
     layers = list_layers(6, 3, **architecture)

@@ -108,6 +108,7 @@ def test_metrics_of_the_comparison_are_numbers_and_words(finished: Path) -> None
         "test_accuracy",
         "finished_test_accuracy",
         "pruned_lamp_0.5_test_accuracy",
+        "pruned_magnitude-0.5-cost_0.5_test_accuracy",
         "shipped_gzip_size_bytes",
     } <= set(metrics)
     assert all(isinstance(value, str | int | float) for value in metrics.values())
@@ -120,7 +121,11 @@ def test_metrics_of_the_comparison_are_numbers_and_words(finished: Path) -> None
         (("train", "tiny", "none", "43"), "seed: unknown name '43'; known: 42"),
         (("finish", "43"), "seed: unknown name '43'; known: 42"),
         (("evaluate", "tiny-nine", "42"), "candidate: unknown name 'tiny-nine'; did you mean 'tiny-none'?"),
-        (("prune", "lamb", "42"), "ranking: unknown name 'lamb'; did you mean 'lamp'?"),
+        (("prune", "finished", "lamb", "42"), "ranking: unknown name 'lamb'; did you mean 'lamp'?"),
+        (
+            ("prune", "magnitude-0.4", "cost", "42"),
+            "start: unknown name 'magnitude-0.4'; did you mean 'magnitude-0.5'?",
+        ),
         (("shrink", "norm", "42"), "filters: unknown name 'norm'"),
         (("export", "evaluate"), "source: unknown name 'evaluate'"),
         (("complexity", "huge"), "model: unknown name 'huge'"),

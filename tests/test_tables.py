@@ -1,4 +1,5 @@
-from stages.lib.report.tables import list_columns
+from stages.lib.report.answers import Layer
+from stages.lib.report.tables import list_columns, list_grids
 from stages.lib.results.rows import ModelFile
 from stages.lib.results.tables import format_environment, format_grid, format_headline
 from stages.lib.results.times import StageTime
@@ -16,7 +17,7 @@ ENVIRONMENT = {
 
 
 def test_the_environment_names_the_stages_that_took_most_matrix_items_added_up() -> None:
-    timing = [("prepare", 59, 700), ("prune@lamp-42", 90, 700), ("train@a-b-42", 100, 700)]
+    timing = [("prepare", 59, 700), ("prune@finished-lamp-42", 90, 700), ("train@a-b-42", 100, 700)]
     timing.append(("train@a-c-42", 80, 1300))
 
     assert format_environment(ENVIRONMENT, [StageTime(*row) for row in timing], 42) == (
@@ -46,8 +47,8 @@ def test_the_headline_has_the_study_the_finished_and_the_shipped_model() -> None
         "name": "lamp-0.9",
         "precision": "int8",
         "test_accuracy": 0.94,
-        "parameters": 50,
         "macs": 1000,
+        "device": {"macs": 400, "flash_bytes": 650, "ram_bytes": 1250},
         "num_images": {"test": 10_000},
     }
     finished = ModelFile(
@@ -71,9 +72,9 @@ def test_the_headline_has_the_study_the_finished_and_the_shipped_model() -> None
     headline = format_headline("third-flip", finished, shipped | {"size_bytes": 2000, "gzip_size_bytes": 1000})
 
     assert headline.splitlines()[2:] == [
-        "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |",
-        "| third-flip, chosen on validation, finished | 94.34 % (93.9 to 94.8) | 50 | 1,000 | 4 kB | 2 kB |",
-        "| lamp-0.9, int8, shipped | 94.00 % (93.5 to 94.4) | 50 | 1,000 | 2 kB | 1 kB |",
+        "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |  |",
+        "| third-flip, chosen on validation, finished | 94.34 % (93.9 to 94.8) | 1,000 | 4 kB | 2 kB |  |  |",
+        "| lamp-0.9, int8, shipped | 94.00 % (93.5 to 94.4) | 400 | 2 kB | 1 kB | 0.7 kB | 1.2 kB |",
     ]
 
 
@@ -116,4 +117,19 @@ def test_ends_of_intervals_are_no_columns_and_a_name_that_looks_like_one_is() ->
         ("actual", "actual"),
         ("boot", "boot", ""),
         ("boot_high", "boot_high", ""),
+    ]
+
+
+def test_a_grid_has_the_layers_that_see_more_than_those_before_and_no_pointwise_convolution() -> None:
+    sizes = {"conv1": 3, "conv1_relu": 3, "conv2_depthwise": 5, "conv2": 5, "pool1": 6, "global_pool": 28, "logits": 28}
+    layers = [
+        Layer(name, "", "4x4x2", size, None if size == 28 else 1, 0, 0, 0, 0, 0, 0, 0) for name, size in sizes.items()
+    ]
+
+    rows = list_grids({"small": layers, "flat": layers[-1:]})
+
+    assert [(row["name"], row["depth"]) for row in rows] == [
+        ("small, conv1", 1),
+        ("small, conv2_depthwise", 2),
+        ("small, pool1", 3),
     ]

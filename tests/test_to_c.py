@@ -1,6 +1,7 @@
 """The program that makes C of a model, and the example beside it, as a person compiles and runs them."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from boxes import CLASSES, make_model, ship
 
+from stages.lib.device.compiler import compile_to_c
 from stages.lib.litert.runtime import predict_logits, read_interpreter
 
 ROOT = Path(__file__).parents[1]
-IMAGES = np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
+# A bar of noise each, upright in every other image: noise all over looks the same to every network.
+BARS = np.repeat(np.eye(4, dtype=np.uint8), 7, axis=1)[np.arange(12) % 4]
+BARS = np.where(np.arange(12)[:, None, None] % 2, BARS[:, None, :], BARS[:, :, None])
+IMAGES = BARS * np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8)
 
 
 def run_tool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -27,15 +32,16 @@ def run_example(program: Path, picture: Path) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small int8 file with random weights, its card beside it."""
+    """A small int8 file with random weights, of one kernel few, its card beside it."""
     from stages.lib.litert.convert import convert_to_int8
     from stages.lib.network.architecture import list_layers
     from stages.lib.network.model import build_model
 
-    layers = list_layers(
-        28, len(CLASSES), blocks=[[4], [8]], residual=False, global_pool=False, dense=[6], batch_norm=[], dropout=0
-    )
-    content = convert_to_int8(build_model(layers, seed=1), IMAGES, weight_bits=8)
+    layers = list_layers(28, len(CLASSES), [[4], [8]], False, False, False, [6], [], 0)
+    network = build_model(layers, seed=3)
+    kernel, bias = network.get_layer("conv2").get_weights()
+    network.get_layer("conv2").set_weights([kernel * (np.abs(kernel) > np.quantile(np.abs(kernel), 0.8)), bias])
+    content = convert_to_int8(network, IMAGES, weight_bits=8)
     return ship(tmp_path_factory.mktemp("model") / "small.tflite", content)
 
 
@@ -80,6 +86,28 @@ def test_it_says_what_each_layer_and_each_processor_takes(made: tuple[Path, str]
     assert 7 * 7 * 8 * 6 < flash < 50_000  # the dense layer alone holds so many weights
     assert 28 * 4 < ram < 28 * 28 * 4
     assert instructions > 28_224
+
+
+def read_flash(printed: str) -> int:
+    """Reads what the Cortex-M4 takes of flash."""
+    (flash,) = re.findall(r"^Cortex-M4: ([\d,]+) bytes of flash", printed, re.M)
+    return int(flash.replace(",", ""))
+
+
+def test_kernels_are_stored_as_it_is_asked_to(made: tuple[Path, str], model: Path, tmp_path: Path) -> None:
+    folders, printed = {"speed": made[0]}, {"speed": made[1]}
+    for prefer in ("size", "dense"):
+        folders[prefer] = tmp_path / prefer
+        result = run_tool(folders[prefer], "--model", model, "--prefer", prefer)
+        assert result.returncode == 0, result.stderr
+        printed[prefer] = result.stdout
+
+    assert read_flash(printed["size"]) < 0.9 * read_flash(printed["speed"])
+    codes = {prefer: compile_to_c(model.read_bytes(), CLASSES, prefer) for prefer in folders}
+    assert len({code.source for code in codes.values()}) == 3
+    for prefer, folder in folders.items():
+        assert (folder / "model.c").read_text() == codes[prefer].source
+        assert (folder / "model.h").read_text() == codes[prefer].header
 
 
 @pytest.mark.parametrize("form", ["pgm", "pgm with a comment", "raw"])

@@ -27,7 +27,15 @@ from stages.lib.training.outcome import write_trained
 from stages.train import keep_share, split_anew
 
 TRAIN = replace(SHORT, epochs=15, batch_size=16, learning_rate=0.02, warmup_fraction=0.25)
-TINY = ModelParams(blocks=((4,),), residual=False, global_pool=False, dense=(8,), batch_norm=("conv",), dropout=0.1)
+TINY = ModelParams(
+    blocks=((4,),),
+    separable=False,
+    residual=False,
+    global_pool=False,
+    dense=(8,),
+    batch_norm=("conv",),
+    dropout=0.1,
+)
 TRAIN_SET, VAL_SET = make_images(64, seed=0, size=8), make_images(20, seed=1, size=8)
 PARAMS = load_params()
 LAYERS = list_layers(8, 3, **TINY.model_dump())

@@ -1,8 +1,9 @@
 """Records what the run that lies here took, so that every clone shows its times: `python -m stages.tools.record_times`.
 
-Writes data/recorded_times.json, which is in Git: seconds and memory of each stage; what each training and each exported
-file took, with the SHA-256 of that file. Run it after `dvc repro`, and then `dvc repro` once more, which writes the
-tables, pictures and pages that show times. Times of files that were not made here are kept if they are recorded.
+Writes data/recorded_times.json, which is in Git: seconds and memory of each stage; what each training, each exported
+file and the C made of it took, with the SHA-256 of that file. Run it after `dvc repro`, and then `dvc repro` once more,
+which writes the tables, pictures and pages that show times. Times of files that were not made here are kept if they are
+recorded.
 """
 
 import sys
@@ -14,7 +15,15 @@ from stages.lib.running.arguments import parse_names
 from stages.lib.storage.files import check_exists
 from stages.lib.storage.variant import DATA, name_finished
 
-READS = ("study", "prune.rankings", "prune.seeds", "shrink.filters", "shrink.seeds")
+READS = (
+    "study",
+    "prune.rankings",
+    "prune.shrunk_shares",
+    "prune.shrunk_rankings",
+    "prune.seeds",
+    "shrink.filters",
+    "shrink.seeds",
+)
 
 
 def main() -> None:
@@ -28,11 +37,14 @@ def main() -> None:
     times = Times(
         trainings={**known.trainings, **own.trainings},
         latencies={**known.latencies, **own.latencies},
+        c_latencies={**known.c_latencies, **own.c_latencies},
         stages=own.stages or known.stages,
     )
     models, exported = sorted(DATA.glob("train/*/*/model.h5")), sorted(DATA.glob("export/*/*/*.tflite"))
-    record_times(times, items, finished, [finished, *models], exported)
-    print(f"{RECORDED}: {len(times.stages)} stages, {len(models)} trainings, {len(exported)} exported files")
+    c_files = sorted(DATA.glob("deploy/*/*/model.c"))
+    record_times(times, items, finished, [finished, *models], exported, c_files)
+    counts = f"{len(times.stages)} stages, {len(models)} trainings, {len(exported)} exported files, {len(c_files)} in C"
+    print(f"{RECORDED}: {counts}")
 
 
 if __name__ == "__main__":

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import numpy as np
 
+from stages.lib import device
 from stages.lib.device.compiler import Code, compile_to_c
 from stages.lib.errors import UserError
 from stages.lib.storage.files import write_bytes
-from stages.lib.target.build import PROCESSORS, Processor, build_for_processor
+from stages.lib.target.build import PROCESSORS, Optimization, Processor, build_for_processor
 from stages.lib.target.emulator import count_instructions
 from stages.lib.target.memory import measure_sections
 from stages.lib.target.program import Program
 from stages.tools.predict import MODEL, check_given, escape, read_card, read_classifier
 
-EXAMPLE = Path(__file__).parents[1] / "lib/device/example.c"
+EXAMPLE = Path(device.__file__).with_name("example.c")
 NAME_OF: dict[Processor, str] = {"cortex_m4": "Cortex-M4", "cortex_m0plus": "Cortex-M0+"}
 
 
@@ -45,14 +46,13 @@ def format_layers(code: Code) -> str:
     )
 
 
-def measure(code: Code, image_size_px: int, num_classes: int, processor: Processor) -> str:
+def measure(program: Program, processor: Processor, optimization: Optimization) -> str:
     """Says what a model costs on a processor."""
-    program = Program(code.source, code.header, image_size_px**2, num_classes, code.buffer_bytes)
-    elf = build_for_processor(program, processor, "speed")
+    elf = build_for_processor(program, processor, optimization)
     sections = measure_sections(elf)
-    image = np.random.default_rng(0).integers(-128, 128, image_size_px**2, np.int8)
+    image = np.random.default_rng(0).integers(-128, 128, program.image_bytes, np.int8)
     run = count_instructions(program, elf, processor, image)
-    ram_bytes = code.buffer_bytes + sections.static_bytes + run.stack_bytes
+    ram_bytes = program.buffer_bytes + sections.static_bytes + run.stack_bytes
     return (
         f"{NAME_OF[processor]}: {sections.flash_bytes:,} bytes of flash, {ram_bytes:,} bytes of RAM, "
         f"{run.instructions:,} instructions for an image"
@@ -68,9 +68,9 @@ def main() -> None:
     parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     parser.add_argument(
         "--prefer",
-        choices=["size", "speed", "dense"],
-        default="size",
-        help="store each kernel as is smaller, as is faster, or with all its zeros; default %(default)s",
+        choices=["speed", "size", "dense"],
+        default="speed",
+        help="store each kernel as is faster, as is smaller, or with all its zeros; default %(default)s",
     )
     arguments = parser.parse_args()
 
@@ -84,8 +84,9 @@ def main() -> None:
     for name, content in (("model.c", code.source), ("model.h", code.header), ("example.c", EXAMPLE.read_text())):
         write_bytes(folder / name, content.encode())
     print(format_layers(code))
+    program = Program(code.source, code.header, card["image_size_px"] ** 2, len(card["class_names"]), code.buffer_bytes)
     for processor in PROCESSORS:
-        print(measure(code, card["image_size_px"], len(card["class_names"]), processor))
+        print(measure(program, processor, "size" if arguments.prefer == "size" else "speed"))
     print(f"{folder}: model.c, model.h, example.c")
 
 

@@ -5,8 +5,9 @@ outputs a shortcut adds together must lose the same channels: they form a group,
 other layer is a group of its own. The channel of the image and the logits cannot be pruned.
 
 Weights are given by layer name, as lists of arrays in Keras's order: kernel (height, width, inputs, outputs) or
-(inputs, outputs), bias (outputs,) of a convolution or dense layer; gamma, beta, moving mean, moving variance of a batch
-normalization.
+(inputs, outputs), bias (outputs,) of a convolution or dense layer; kernel (height, width, channels, 1), bias
+(channels,) of a depthwise convolution, which has one filter for each channel; gamma, beta, moving mean, moving variance
+of a batch normalization.
 """
 
 import math
@@ -162,7 +163,8 @@ def remove_filters(
     """Removes all channels but the kept ones from the weights of every layer that computes or reads them.
 
     The smaller network computes exactly what the large one would if the removed channels were zero throughout: their
-    filters and biases, and gamma and beta of each batch normalization that they pass.
+    filters and biases, and the bias of each depthwise convolution and gamma and beta of each batch normalization that
+    they pass.
 
     Args:
         layers: of the large network.
@@ -186,6 +188,9 @@ def remove_filters(
         if layer.kind in KINDS_WITH_KERNEL:
             kernel, bias = weights[layer.name]
             smaller[layer.name] = [kernel.take(inputs, axis=-2).take(outputs, axis=-1), bias[outputs]]
+        elif layer.kind == "depthwise_conv":
+            kernel, bias = weights[layer.name]
+            smaller[layer.name] = [kernel.take(inputs, axis=-2), bias[inputs]]
         elif layer.kind == "batch_norm":
             smaller[layer.name] = [array[inputs] for array in weights[layer.name]]
         inputs = outputs

@@ -14,6 +14,7 @@ from math import prod
 
 from stages.lib.network.architecture import Layer
 
+CONVOLUTIONS = ("conv", "depthwise_conv")
 WITHOUT_MACS = ("batch_norm", "relu", "add", "max_pool", "global_average_pool", "flatten", "dropout")
 """A batch normalization is folded into the layer before it when it is deployed; relu and max_pool compare; add and
 global_average_pool add without a product (one per channel is not counted); flatten and dropout pass their input on."""
@@ -31,6 +32,8 @@ def count_macs(layer: Layer) -> int:
     """
     if layer.kind == "conv":
         return prod(layer.output_shape) * layer.kernel_size**2 * layer.input_shape[-1]
+    if layer.kind == "depthwise_conv":
+        return prod(layer.output_shape) * layer.kernel_size**2
     if layer.kind == "dense":
         return prod(layer.input_shape) * prod(layer.output_shape)
     if layer.kind in WITHOUT_MACS:
@@ -50,7 +53,7 @@ def count_study_macs(layer: Layer) -> int:
 
 def count_study_flops(layer: Layer) -> int:
     """Counts FLOPs as the study does: its MACs, and one addition per output of a convolution."""
-    return count_study_macs(layer) + (prod(layer.output_shape) if layer.kind == "conv" else 0)
+    return count_study_macs(layer) + (prod(layer.output_shape) if layer.kind in CONVOLUTIONS else 0)
 
 
 def count_parameters(layer: Layer) -> int:
@@ -62,6 +65,8 @@ def count_parameters(layer: Layer) -> int:
     outputs = layer.output_shape[-1]
     if layer.kind == "conv":
         return (layer.kernel_size**2 * layer.input_shape[-1] + 1) * outputs
+    if layer.kind == "depthwise_conv":
+        return (layer.kernel_size**2 + 1) * outputs
     if layer.kind == "dense":
         return (prod(layer.input_shape) + 1) * outputs
     if layer.kind == "batch_norm":
@@ -73,6 +78,6 @@ def count_parameters(layer: Layer) -> int:
 
 def _refuse(layer: Layer) -> ValueError:
     return ValueError(
-        f"layer {layer.name!r} is of kind {layer.kind!r}, which cannot be counted; known kinds are conv, dense, "
-        f"{', '.join(WITHOUT_MACS)}: say in {__name__} how to count the new kind"
+        f"layer {layer.name!r} is of kind {layer.kind!r}, which cannot be counted; known kinds are "
+        f"{', '.join(CONVOLUTIONS)}, dense, {', '.join(WITHOUT_MACS)}: say in {__name__} how to count the new kind"
     )

@@ -17,6 +17,7 @@ Extent = tuple[int, int]  # first and last pixel
 # Each unit of these sees what one unit of the input sees. An add has two inputs, but what the shortcut sees lies within
 # what the path beside it sees: its windows are of odd size, same-padded and of stride 1, so each holds its own center.
 SEE_WHAT_THEIR_INPUT_SEES = ("batch_norm", "relu", "add", "dropout", "flatten")
+HAVE_A_WINDOW = ("conv", "depthwise_conv", "max_pool")
 SEE_ALL_OF_THEIR_INPUT = ("global_average_pool", "dense")
 
 
@@ -78,7 +79,7 @@ def compute_receptive_fields(layers: Sequence[Layer]) -> list[ReceptiveField]:
     field = ReceptiveField(size, jump, start, *extents[len(extents) // 2])  # that of a pixel
     fields = []
     for layer in layers:
-        if layer.kind in ("conv", "max_pool"):
+        if layer.kind in HAVE_A_WINDOW:
             size += (layer.kernel_size - 1) * jump
             start += ((layer.kernel_size - 1) / 2 - compute_padding_before(layer)) * jump
             jump *= layer.strides
@@ -90,7 +91,7 @@ def compute_receptive_fields(layers: Sequence[Layer]) -> list[ReceptiveField]:
         elif layer.kind not in SEE_WHAT_THEIR_INPUT_SEES:
             raise ValueError(
                 f"layer {layer.name!r} is of kind {layer.kind!r}, whose receptive field is unknown; known kinds are "
-                f"conv, max_pool, {', '.join(SEE_ALL_OF_THEIR_INPUT + SEE_WHAT_THEIR_INPUT_SEES)}: "
+                f"{', '.join(HAVE_A_WINDOW + SEE_ALL_OF_THEIR_INPUT + SEE_WHAT_THEIR_INPUT_SEES)}: "
                 f"add the new kind in {__name__}"
             )
         fields.append(field)

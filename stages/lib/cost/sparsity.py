@@ -51,16 +51,45 @@ def allocate_uniformly(kernels: Mapping[str, np.ndarray], sparsity: float) -> di
     return dict.fromkeys(kernels, sparsity)
 
 
-def allocate_by_lamp(kernels: Mapping[str, np.ndarray], sparsity: float) -> dict[str, float]:
-    """Gives each kernel, by name, the share of zeros that it has once the lowest LAMP scores of all are pruned.
+def compute_weight_costs(
+    kernels: Mapping[str, np.ndarray], positions: Mapping[str, int], macs_weight: float
+) -> dict[str, float]:
+    """Computes what one weight of each kernel costs, as a share of what all weights of all kernels cost together.
 
-    All kernels together get the share `sparsity`. Zeros have the lowest score, so that no kernel gets fewer zeros than
-    it has already if `sparsity` is at least the present share. The largest weight of each kernel has the highest score,
-    and is kept whatever `sparsity` is: no signal passes a kernel of zeros alone.
+    Args:
+        kernels: by name.
+        positions: in how many MACs of an image a weight of each kernel takes part.
+        macs_weight: in [0, 1]; how much MACs count. The rest is for the place of a weight, which is the same for all.
+
+    >>> compute_weight_costs({"conv": np.ones(2), "dense": np.ones(2)}, {"conv": 9, "dense": 1}, macs_weight=0.5)
+    {'conv': 0.35, 'dense': 0.15}
     """
-    scores = {name: compute_lamp_scores(kernel).ravel() for name, kernel in kernels.items()}
-    owner = np.repeat(np.arange(len(scores)), [len(of_kernel) for of_kernel in scores.values()])
-    num_zeros = min(round(sparsity * len(owner)), len(owner) - len(scores))
-    pruned = np.argsort(np.concatenate(list(scores.values())), kind="stable")[:num_zeros]
-    counts = np.bincount(owner[pruned], minlength=len(scores))
-    return {name: int(count) / len(scores[name]) for name, count in zip(scores, counts, strict=True)}
+    num_weights = sum(kernel.size for kernel in kernels.values())
+    num_macs = sum(kernel.size * positions[name] for name, kernel in kernels.items())
+    return {name: macs_weight * positions[name] / num_macs + (1 - macs_weight) / num_weights for name in kernels}
+
+
+def allocate_by_lamp(kernels: Mapping[str, np.ndarray], costs: Mapping[str, float], share: float) -> dict[str, float]:
+    """Gives each kernel, by name, the share of zeros that it has once the weights that matter least are pruned.
+
+    Those have the lowest LAMP score for their cost, and together they cost at most `share` of all. With equal costs
+    that is LAMP itself, and `share` the share of zeros. Zeros have the lowest score, so that no kernel gets fewer zeros
+    than it has already if `share` is at least what they cost. The largest weight of each kernel is kept whatever
+    `share` is: no signal passes a kernel of zeros alone.
+
+    Args:
+        kernels: by name.
+        costs: of one weight of each kernel; those of all weights add up to 1.
+        share: in [0, 1].
+    """
+    names = list(kernels)
+    scores = [compute_lamp_scores(kernels[name]).ravel() for name in names]
+    owner = np.repeat(np.arange(len(names)), [len(of_kernel) for of_kernel in scores])
+    costs_of_weights = np.array([costs[name] for name in names])[owner]
+    score = np.concatenate(scores)
+    order = np.argsort(np.where(score < 1, score / costs_of_weights, np.inf), kind="stable")
+    spent = np.cumsum(costs_of_weights[order])
+    most = len(owner) - np.count_nonzero(score >= 1)
+    pruned = order[: min(np.searchsorted(spent, share + 1e-9, side="right"), most)]  # allows for binary rounding
+    counts = np.bincount(owner[pruned], minlength=len(names))
+    return {name: int(count) / kernels[name].size for name, count in zip(names, counts, strict=True)}

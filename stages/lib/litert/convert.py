@@ -48,7 +48,7 @@ def _round_weights(content: bytes, bits: int) -> bytes:
     The file keeps its length and its scales, and runs as fast as before; but its weights have fewer different values,
     which gzip writes in fewer bits. Halves go to the even multiple, so more often to 0; a multiple above 127 becomes
     the largest below. The first and the last kernel are not rounded, unless there are no others: they are small, and
-    rounding them cost more accuracy than rounding all others.
+    rounding them cost more accuracy than rounding all others. Nor are those of depthwise convolutions, as small.
 
     Raises:
         ValueError: if there are no int8 kernels.
@@ -65,7 +65,7 @@ def _round_weights(content: bytes, bits: int) -> bytes:
 
 
 def _view_kernels(content: bytearray) -> list[np.ndarray]:
-    """Returns the int8 weights of each convolution and dense layer, in order: flat views of `content`."""
+    """Returns the int8 weights of each dense layer and each convolution but depthwise ones: flat views, in order."""
     model = schema.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     kernels = []

@@ -5,23 +5,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from stages.lib.errors import UserError
 from stages.lib.network.pixels import to_network_input
 from stages.lib.storage.files import check_exists
 
 
-def read_interpreter(path: Path, batch_size: int, num_threads: int) -> Interpreter:
+def read_interpreter(path: Path, batch_size: int, num_threads: int, is_reference: bool = False) -> Interpreter:
     """Reads a LiteRT file and makes it ready for batches of exactly `batch_size` images.
+
+    Args:
+        path: of the file.
+        batch_size: images of a batch.
+        num_threads: that run it.
+        is_reference: whether LiteRT's reference kernels run it, slow and plain, which say what every integer has to be.
+            The usual ones round some otherwise.
 
     Raises:
         UserError: if the file is missing, no model, or not one from (N, size, size, 1) images to (N, classes) logits,
             each float32 or quantized int8.
     """
     check_exists(path)
+    kernels = OpResolverType.BUILTIN_REF if is_reference else OpResolverType.AUTO
     try:
-        interpreter = Interpreter(model_path=str(path), num_threads=num_threads)
+        interpreter = Interpreter(model_path=str(path), num_threads=num_threads, experimental_op_resolver_type=kernels)
         _check_signature(interpreter.get_input_details(), interpreter.get_output_details())
         (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
         interpreter.resize_tensor_input(given["index"], [batch_size, *given["shape"][1:]])
@@ -67,33 +75,42 @@ def dequantize(quantized: np.ndarray, scale: float, zero_point: int) -> np.ndarr
     return (quantized.astype(np.float32) - zero_point) * np.float32(scale)
 
 
-def set_images(interpreter: Interpreter, images: np.ndarray) -> None:
-    """Gives a model one full batch of (N, size, size) uint8 images, scaled to [0, 1], as float32 or quantized."""
+def to_model_input(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
+    """Maps (N, size, size) uint8 images to what a model takes: (N, size, size, 1) float32 in [0, 1], or int8."""
     (given,) = interpreter.get_input_details()
     value_of = to_network_input(np.arange(256, dtype=np.uint8))  # of each pixel value: to look it up is fast
     if given["dtype"] is np.int8:
         value_of = quantize(value_of, *given["quantization"])
-    interpreter.set_tensor(given["index"], value_of[images])
+    return value_of[images]
 
 
-def get_logits(interpreter: Interpreter) -> np.ndarray:
-    """Returns the logits of the last batch, (N, classes) float32."""
-    (found,) = interpreter.get_output_details()
-    logits = interpreter.get_tensor(found["index"])
-    return dequantize(logits, *found["quantization"]) if found["dtype"] is np.int8 else logits
+def set_images(interpreter: Interpreter, images: np.ndarray) -> None:
+    """Gives a model one full batch of (N, size, size) uint8 images."""
+    (given,) = interpreter.get_input_details()
+    interpreter.set_tensor(given["index"], to_model_input(interpreter, images))
 
 
-def predict_logits(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
-    """Runs a model of `read_interpreter` on (N, size, size) uint8 images, N >= 1; returns (N, classes) float32 logits.
+def predict_outputs(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
+    """Runs a model of `read_interpreter` on (N, size, size) uint8 images, N >= 1.
 
     The last batch is filled up with black images, whose logits are dropped.
+
+    Returns:
+        (N, classes) logits as the model gives them: float32, or int8.
     """
-    (given,) = interpreter.get_input_details()
+    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
     batch_size = given["shape"][0]
-    logits = []
+    outputs = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         set_images(interpreter, np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0)]))
         interpreter.invoke()
-        logits.append(get_logits(interpreter)[: len(batch)])
-    return np.concatenate(logits)
+        outputs.append(interpreter.get_tensor(found["index"])[: len(batch)])
+    return np.concatenate(outputs)
+
+
+def predict_logits(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
+    """Runs a model as `predict_outputs` does; returns (N, classes) float32 logits."""
+    (found,) = interpreter.get_output_details()
+    outputs = predict_outputs(interpreter, images)
+    return dequantize(outputs, *found["quantization"]) if found["dtype"] is np.int8 else outputs

@@ -15,7 +15,7 @@ class Layer:
 
     Attributes:
         name: unique in its network, such as conv1.
-        kind: conv, dense, batch_norm, relu, add, max_pool, global_average_pool, flatten or dropout.
+        kind: conv, depthwise_conv, dense, batch_norm, relu, add, max_pool, global_average_pool, flatten or dropout.
         input_shape: (height, width, channels) or (units,).
         output_shape: likewise.
         kernel_size: in pixels, the same in both directions; 1 where the layer has none.
@@ -38,6 +38,7 @@ def list_layers(
     image_size_px: int,
     num_classes: int,
     blocks: Sequence[Sequence[int]],
+    separable: bool,
     residual: bool,
     global_pool: bool,
     dense: Sequence[int],
@@ -50,6 +51,9 @@ def list_layers(
         image_size_px: height and width of the input.
         num_classes: units of the last layer, named `logits`; it has no activation.
         blocks: filters of each 3x3 same-padded convolution; each inner list ends in a 2x2 max pool of stride 2.
+        separable: whether every convolution but the first is split in two: a depthwise one, which filters each
+            channel with a 3x3 kernel of its own, with batch normalization and ReLU as after a convolution, and a
+            pointwise one, 1x1, which mixes the channels (Howard et al. 2017, MobileNets, arXiv 1704.04861).
         residual: whether, from the second convolution of a block on, the input of every two convolutions is added to
             their output, before the last ReLU (He et al. 2016, Deep Residual Learning, arXiv 1512.03385). The sum
             needs equal shapes: a block has one convolution, then pairs, and a pair ends with as many filters as
@@ -91,7 +95,12 @@ def list_layers(
         for position, filters in enumerate(filters_of_block, start=1):
             num_convs += 1
             name = f"conv{num_convs}"
-            add(name, "conv", (*shape[:2], filters), kernel_size=3)
+            is_pointwise = separable and num_convs > 1
+            if is_pointwise:
+                add(f"{name}_depthwise", "depthwise_conv", kernel_size=3)
+                add_batch_norm(f"{name}_depthwise", "conv")
+                add(f"{name}_depthwise_relu", "relu")
+            add(name, "conv", (*shape[:2], filters), kernel_size=1 if is_pointwise else 3)
             add_batch_norm(name, "conv")
             if residual and _ends_a_pair(position):
                 add(f"{name}_add", "add", shortcut=f"conv{num_convs - 2}_relu")

@@ -14,11 +14,13 @@ from stages.lib.network.architecture import Layer
 from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.metrics import compute_accuracy
 from stages.lib.network.pixels import to_network_input
+from stages.lib.network.seeds import derive_seed
 from stages.lib.storage.files import check_exists, compute_gzip_size_bytes, replacing
 
 KERAS_LAYERS = (
     "InputLayer",
     "Conv2D",
+    "DepthwiseConv2D",
     "Dense",
     "BatchNormalization",
     "ReLU",
@@ -77,7 +79,7 @@ def build_model(
 
     Args:
         layers: from `stages.lib.network.architecture.list_layers`.
-        seed: of the He-uniform initial weights and of dropout; layer i uses seed + i.
+        seed: from which each layer derives its own, for He-uniform initial weights and for dropout.
         policy: Keras mixed-precision policy, float32 or mixed_bfloat16; the last layer always computes in float32.
         step: returns the number of the training step, for `StatelessDropout`; without it dropout is Keras's own, as
             a stored model has it.
@@ -89,7 +91,8 @@ def build_model(
     """
     policies = [policy] * (len(layers) - 1) + ["float32"]
     keras_layers = [
-        _build_layer(layer, seed + index, policies[index], step, synchronized) for index, layer in enumerate(layers)
+        _build_layer(layer, derive_seed(seed, layer.name), policy_of_layer, step, synchronized)
+        for layer, policy_of_layer in zip(layers, policies, strict=True)
     ]
     if any(layer.shortcut for layer in layers):
         return _connect(layers, keras_layers)
@@ -115,6 +118,17 @@ def _build_layer(
         case "conv":
             return keras.layers.Conv2D(
                 layer.output_shape[-1], layer.kernel_size, layer.strides, padding="same", **with_kernel
+            )
+        case "depthwise_conv":
+            return keras.layers.DepthwiseConv2D(
+                layer.kernel_size,
+                layer.strides,
+                padding="same",
+                # He-uniform, too: Keras counts the pixels of all channels as inputs, but a filter sees its own alone.
+                depthwise_initializer=keras.initializers.VarianceScaling(
+                    2 * layer.input_shape[-1], "fan_in", "uniform", seed
+                ),
+                **common,
             )
         case "dense":
             return keras.layers.Dense(layer.output_shape[-1], **with_kernel)
@@ -175,6 +189,18 @@ def write_model(path: Path, model: keras.Model) -> None:
         # Keras advises its .keras format, but that one stores the time of saving.
         warnings.filterwarnings("ignore", message="You are saving your model as an HDF5 file", category=UserWarning)
         model.save(temporary, include_optimizer=False, save_format="h5")
+        if any(isinstance(layer, keras.layers.DepthwiseConv2D) for layer in model.layers):
+            _drop_groups(temporary)
+
+
+def _drop_groups(path: Path) -> None:
+    """Drops from a model file the groups of depthwise convolutions, always 1: Keras 3 refuses what Keras 2 writes."""
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        for layer in config["config"]["layers"]:
+            if layer["class_name"] == "DepthwiseConv2D":
+                layer["config"].pop("groups", None)
+        file.attrs["model_config"] = json.dumps(config).encode()
 
 
 def read_model(path: Path) -> keras.Model:

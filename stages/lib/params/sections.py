@@ -4,7 +4,7 @@ Units and reasons stand in params.yaml. Lists are read as tuples.
 """
 
 import re
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -68,6 +68,7 @@ Pixels = Annotated[int, Field(ge=0, le=1024)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 CleanEpochs = Annotated[int, BeforeValidator(_check_clean_epochs)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Limit = Annotated[int | None, Field(ge=1, le=2**31 - 1, description="an integer from 1 to 2147483647, or null")]
 LearningRate = Annotated[float, Field(gt=0, le=100)]
 Word = Annotated[str, Field(min_length=1, description="a word")]
 Checksum = Annotated[
@@ -88,6 +89,9 @@ Words = Annotated[Different[Word], Field(description="a list of words")]
 Filters = Annotated[ListOf[Count], Field(min_length=1, description="lists of filters, such as [[32, 64], [64]]")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Seeds = Annotated[Different[Seed], Field(min_length=1, description="a list of integers from 0 to 2147483647")]
+Ranking = Literal["uniform", "lamp", "cost"]
+RANKINGS: tuple[str, ...] = get_args(Ranking)
+"""How zeros are placed; see stages/prune.py."""
 Steps = Annotated[ListOf[FractionBetween], Field(min_length=1, description="a list of numbers in (0, 1)")]
 
 
@@ -144,6 +148,7 @@ class ModelParams(Section):
     """One architecture; see `stages.lib.network.architecture.list_layers`."""
 
     blocks: Annotated[ListOf[Filters], Field(description="lists of filters, such as [[32, 64], [64]]")]
+    separable: bool
     residual: bool
     global_pool: bool
     dense: Counts
@@ -219,20 +224,38 @@ class SelectModelParams(Section):
 
 
 class PruneParams(Section):
-    """How weights of the finished model are set to zero: epochs and peak learning rate for each sparsity."""
+    """How weights are set to zero, of the finished model and of shrunk ones: epochs and learning rate for each step."""
 
-    rankings: Annotated[
-        Different[Literal["uniform", "lamp"]], Field(min_length=1, description="a list of uniform and lamp")
-    ]
+    rankings: Annotated[Different[Ranking], Field(min_length=1, description=f"a list of {', '.join(RANKINGS)}")]
+    shrunk_shares: Annotated[Different[FractionBetween], Field(description="a list of numbers in (0, 1)")]
+    shrunk_rankings: Annotated[Different[Ranking], Field(description=f"a list of {', '.join(RANKINGS)}")]
     seeds: Seeds
     sparsities: Annotated[Steps, AfterValidator(_check_order)]
     epochs: Annotated[ListOf[Epochs], BeforeValidator(_spread)]
     clean_epochs: CleanEpochs
+    macs_weight: Fraction
     easy_share: Fraction
     ramp_fraction: PositiveFraction
     frequency: Count
     batch_size: Count
     learning_rate: Annotated[ListOf[LearningRate], BeforeValidator(_spread)]
+
+    @property
+    def starts(self) -> list[str]:
+        """Names what is pruned: the finished model, and shrunk ones."""
+        return ["finished", *(f"magnitude-{share}" for share in self.shrunk_shares)]
+
+    @property
+    def ladders(self) -> list[str]:
+        """Names the ladders by start and ranking: those of the finished model, then those of each shrunk one."""
+        finished, *shrunk = self.starts
+        of_finished = [f"{finished}-{ranking}" for ranking in self.rankings]
+        return of_finished + [f"{start}-{ranking}" for start in shrunk for ranking in self.shrunk_rankings]
+
+    @property
+    def ways(self) -> list[str]:
+        """Names the ladders as tables do, in which those of the finished model have the names of their rankings."""
+        return [ladder.removeprefix("finished-") for ladder in self.ladders]
 
 
 class ShrinkParams(Section):
@@ -260,10 +283,20 @@ class ExportParams(Section):
     max_loss_int8: Fraction
 
 
-class ShipParams(Section):
-    """The rule by which a file is chosen to be shipped, and how sure it has to be to answer."""
+class DeployParams(Section):
+    """How an int8 file becomes C, and how many images check it."""
 
-    max_loss: Fraction
+    prefer: Literal["size", "speed"]
+    images: Count
+
+
+class ShipParams(Section):
+    """What the file that is shipped may take, None without a limit, and how sure it has to be to answer."""
+
+    max_flash_bytes: Limit
+    max_ram_bytes: Limit
+    max_instructions: Limit
+    max_size_bytes: Limit
     answered_accuracy: Fraction
 
 
@@ -286,6 +319,7 @@ class Params(Section):
     prune: PruneParams
     shrink: ShrinkParams
     export: ExportParams
+    deploy: DeployParams
     ship: ShipParams
     search: Any  # its tool checks it: a slip there does not stop the pipeline
 
@@ -322,4 +356,26 @@ class Params(Section):
                     f"{section}.seeds: expected some of study.seeds {list(self.study.seeds)}, the first of them "
                     f"({self.study.seeds[0]}) first; got {list(seeds)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shrunk(self) -> Self:
+        """Checks that each shrunk network that is to be pruned will be there."""
+        prune, shrink = self.prune, self.shrink
+        if not prune.shrunk_shares:
+            return self
+        for key, asked, has, of in (
+            ("shrunk_shares", prune.shrunk_shares, shrink.macs_shares, "macs_shares"),
+            ("seeds", prune.seeds, shrink.seeds, "seeds"),
+        ):
+            if not set(asked) <= set(has):
+                raise UserError(
+                    f"prune.{key}: expected some of shrink.{of} {list(has)}, whose networks are pruned, or [] as "
+                    f"prune.shrunk_shares; got {list(asked)}"
+                )
+        if "magnitude" not in shrink.filters:
+            raise UserError(
+                f"shrink.filters: expected magnitude among them, whose networks are pruned, or [] as "
+                f"prune.shrunk_shares; got {list(shrink.filters)}"
+            )
         return self

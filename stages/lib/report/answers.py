@@ -7,6 +7,7 @@ in brackets behind either is its 95 % interval. `num_images` are those of the sp
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import mean, median
 from typing import Any
 
@@ -21,18 +22,20 @@ from stages.lib.results.comparisons import (
     WAYS,
     WORSE,
     Comparison,
+    are_rivals,
     find_comparison,
     list_family,
 )
 from stages.lib.results.published import NUM_IMAGES, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import KIND_OF, Candidate, ModelFile, PublishedModel, RankedFile
 from stages.lib.results.tables import format_accuracy, format_share
-from stages.lib.results.times import TimedFile
+from stages.lib.results.times import TimedC, TimedFile
 
 Times = Mapping[tuple[str, str, str], TimedFile]
 """What the exported files take where that is known, by kind, name and precision."""
 
 ALIKE = 1.05  # costs whose ratio is below this are "about as" large
+SLIGHT_LOSS = 0.005  # of validation accuracy: up to it, a pruned model counts as about as good as the dense one
 
 
 @dataclass(frozen=True)
@@ -179,30 +182,24 @@ def tell_purpose(shipped: Mapping[str, Any]) -> str:
     )
 
 
-def find_comparison_with_dense(comparisons: Sequence[Comparison], shipped: Mapping[str, Any]) -> Comparison | None:
-    """Finds how the shipped file, of data/ship/model.json, compares with the float32 file of the finished model."""
-    label = f"{shipped['name']}{' int8' if shipped['precision'] == 'int8' else ''}"
-    family = list_family(comparisons, FILES[KIND_OF[shipped["source"]]])
-    return next((row for row in family if row.name == label), None)
+def find_comparison_with_dense(comparisons: Sequence[Comparison], name: str, source: str) -> Comparison:
+    """Finds how the int8 file of a model, which the stage `source` made, compares with the finished one in float32."""
+    return next(row for row in list_family(comparisons, FILES[KIND_OF[source]]) if row.name == f"{name} int8")
 
 
-def answer_shipped(
-    shipped: Mapping[str, Any], dense: ModelFile, published: float | None, compared: Comparison | None
-) -> str:
+def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, compared: Comparison) -> str:
     """Answers what ships.
 
     `shipped` is data/ship/model.json, `dense` the float32 file of the finished model, `published` the test accuracy of
-    the study's choice, if this run has a model of that name, `compared` how the shipped file compares with `dense`,
-    unless it is that file.
+    the study's choice, if this run has a model of that name, `compared` how the shipped file compares with `dense`.
     """
     made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
-    accuracy, size = shipped["test_accuracy"], shipped["gzip_size_bytes"]
-    smaller = compare_cost(size, dense.gzip_size_bytes, "smaller than", "larger than", "about as large as")
-    reference = "the dense float32 file of the finished model"
-    verdict = tell_comparison(compared, reference) if compared else f"it is {reference}"
+    accuracy, flash = shipped["test_accuracy"], shipped["device"]["flash_bytes"]
+    smaller = compare_cost(flash, dense.size_bytes, "smaller than", "larger than", "about as large as")
+    verdict = tell_comparison(compared, "the dense float32 file of the finished model")
     text = (
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
-        f"{num_images:,} test images right: {verdict}. Gzipped it is {smaller} that file."
+        f"{num_images:,} test images right: {verdict}. In C it is {smaller} that file."
     )
     if published is None:
         return text
@@ -210,6 +207,53 @@ def answer_shipped(
         f"{text} It has {compare_accuracy(accuracy, published)} the "
         f"{format_accuracy(published, NUM_IMAGES['test'])} that the study published for its choice, a model of its "
         "own, on the test images of Fashion-MNIST; without its predictions, that is no paired test."
+    )
+
+
+def answer_device(
+    shipped: Mapping[str, Any],
+    control: Mapping[str, int],
+    files: Sequence[RankedFile],
+    verified: Mapping[str, int],
+    num_images: Mapping[str, int],
+) -> str:
+    """Answers what the C of the shipped file costs on a microcontroller.
+
+    `shipped` is data/ship/model.json, `control` what deploy measured of the finished model with its controls, `files`
+    all of ours, `verified` data/verify/metrics.json.
+    """
+    cost, instructions = shipped["device"], shipped["device"]["instructions_cortex_m4"]
+    dense = {name.removeprefix("control_"): value for name, value in control.items() if name.startswith("control_")}
+    fewer = compare_cost(instructions, dense["instructions_cortex_m4"], "fewer than", "more than", "about as many as")
+    front = sorted((file for file in files if file.is_on_flash_front), key=lambda file: file.flash_bytes or 0)
+    ends = [
+        f"{file.name} with {(file.flash_bytes or 0) / 1000:,.1f} kB and "
+        f"{format_accuracy(file.test_accuracy, num_images['test'])} of the test images right"
+        for file in dict.fromkeys([front[0], front[-1]])
+    ]
+    num_c = sum(file.flash_bytes is not None for file in files)
+    return (
+        f"In C on a Cortex-M4, the shipped file takes {cost['flash_bytes'] / 1000:,.1f} kB of flash, of which "
+        f"{cost['weights_bytes'] / 1000:,.1f} kB are tables of weights, {cost['ram_bytes'] / 1000:,.1f} kB of RAM, its "
+        f"stack included, and {instructions / 1e6:,.1f} million instructions for an image, {fewer} C that stores and "
+        "multiplies every weight of the finished model, which takes "
+        f"{dense['instructions_cortex_m4'] / 1e6:,.1f} million and {dense['flash_bytes'] / 1000:,.1f} kB of flash. "
+        "Instructions are counted in an emulator; they are neither cycles nor milliseconds. "
+        f"The .tflite file alone is {shipped['size_bytes'] / 1000:,.1f} kB, and TensorFlow Lite Micro takes "
+        f"{cost['tflite_micro_arena_bytes'] / 1000:,.1f} kB of RAM to run it, as a 64-bit machine measures it, which "
+        "over-reports what describes the tensors. "
+        f"{tell_verified(verified)} {len(front)} of {num_c} files in C are beaten by no other on the validation images "
+        f"at their flash: {' to '.join(ends)}."
+    )
+
+
+def tell_verified(verified: Mapping[str, int]) -> str:
+    """Tells on how many test images the C gives what LiteRT does; `verified` is data/verify/metrics.json."""
+    images = verified["images"]
+    return (
+        f"On {images - verified['different_from_reference']:,} of {images:,} test images, its int8 output is, bit for "
+        "bit, that of LiteRT's reference kernels; LiteRT's usual ones (XNNPACK) round otherwise, and differ on "
+        f"{verified['xnnpack_different_logits']:,}, in the class on {verified['xnnpack_different_classes']:,}."
     )
 
 
@@ -336,32 +380,36 @@ def answer_arithmetic(model: str, layers: Sequence[Layer]) -> str:
     )
 
 
-def answer_pruning(
-    files: Sequence[ModelFile], max_loss: float, comparisons: Sequence[Comparison], num_images: Mapping[str, int]
-) -> str:
-    """Answers what pruning gave. The first is the dense model; `max_loss` is what a shipped file may lose."""
+def answer_pruning(files: Sequence[ModelFile], comparisons: Sequence[Comparison], num_images: Mapping[str, int]) -> str:
+    """Answers what pruning gave, of each ladder by the sparsest model that loses next to nothing.
+
+    The first file is the dense model.
+    """
     dense, *pruned = files
     sentences = []
     for ranking in dict.fromkeys(file.way for file in pruned):
         steps = [file for file in pruned if file.way == ranking]
-        good = [one for one in steps if round(100 * (dense.val_accuracy - one.val_accuracy), 6) <= 100 * max_loss]
+        good = [one for one in steps if round(100 * (dense.val_accuracy - one.val_accuracy), 6) <= 100 * SLIGHT_LOSS]
         if not good:
-            sentences.append(f"{ranking} loses more than that at each of its sparsities")
+            sentences.append(f"{ranking} loses more than that at each of its steps")
             continue
         best = max(good, key=lambda file: float(file.target))
         smaller = compare_cost(best.gzip_size_bytes, dense.gzip_size_bytes, "smaller", "larger", "about as large")
         compared = find_comparison(comparisons, FILES["pruned"], best.name, dense.name)
         sentences.append(
-            f"{ranking} reaches {100 * float(best.target):g} % zeros: "
+            f"{ranking} reaches {100 * best.sparsity:.1f} % zeros and {100 * best.nonzero_macs / dense.macs:.1f} % of "
+            f"the MACs: "
             f"{format_accuracy(best.test_accuracy, num_images['test'])} of the test images right, "
             f"{tell_comparison(compared, dense.name)}, and its gzipped model file is {smaller}"
         )
-    text = f"With at most {100 * max_loss:g} points of validation accuracy lost, {'; '.join(sentences)}."
-    target = max(pruned, key=lambda file: float(file.target)).target
-    first, *others = rank_ways(pruned, target)
-    if others:
-        compared = find_comparison(comparisons, WAYS["pruned"], first.name, others[-1].name)
-        text += f" At {100 * float(target):g} % zeros, {first.way}: {tell_comparison(compared, others[-1].way)}."
+    text = f"With at most {100 * SLIGHT_LOSS:g} points of validation accuracy lost, {'; '.join(sentences)}."
+    furthest = max(float(file.target) for file in pruned)
+    at_end = rank_ways(pruned, str(furthest))
+    rivals = [(one, other) for one, other in combinations(at_end, 2) if are_rivals(one.variant, other.variant)]
+    if rivals:
+        first, last = rivals[-1]
+        compared = find_comparison(comparisons, WAYS["pruned"], first.name, last.name)
+        text += f" At {100 * furthest:g} % zeros, {first.way}: {tell_comparison(compared, last.way)}."
     return f"{text} {tell_file_tests(comparisons, 'pruned')}"
 
 
@@ -549,9 +597,21 @@ def answer_audit(audit: Mapping[str, Any]) -> str:
 def tell_shipped_time(shipped_ms: float | None, dense_ms: float | None) -> str:
     """Tells how fast the shipped file is against the finished model's float32 file; "" where a time is unknown."""
     if shipped_ms is None or dense_ms is None:
-        return "Its time was not measured here."
+        return "Its time in LiteRT was not measured here."
     faster = compare_time(shipped_ms, dense_ms)
-    return f"One image takes it {shipped_ms:.3f} ms on one thread, {faster} the dense float32 file."
+    return f"In LiteRT, an image takes it {shipped_ms:.3f} ms on one thread, {faster} the dense float32 file."
+
+
+def tell_device_time(timed: TimedC | None) -> str:
+    """Tells how fast the C is on this machine, beside the LiteRT files of the same model; None where it is unknown."""
+    if timed is None:
+        return "The time of its C was not measured here."
+    files = [("the int8 file", timed.int8_median_ms), ("the float32 file", timed.float32_median_ms)]
+    told = [f"{compare_time(timed.c_median_ms, ms)} {name} ({ms:.3f} ms)" for name, ms in files if ms is not None]
+    return (
+        f"On one thread of {timed.cpu}, an image takes the C {timed.c_median_ms:.3f} ms: {join(told)} of the same "
+        "model in LiteRT."
+    )
 
 
 def tell_pruned_times(times: Times) -> str:

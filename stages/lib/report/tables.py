@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from typing import Any
 
 from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
@@ -9,7 +10,7 @@ from stages.lib.results.chance import add_intervals, compute_interval
 from stages.lib.results.comparisons import Comparison, list_family
 from stages.lib.results.published import NUM_IMAGES, STUDY_CHOICE
 from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile, mark_shipped
-from stages.lib.results.times import NOT_VERSIONS
+from stages.lib.results.times import NOT_VERSIONS, TimedC
 
 ENDS = ("_low", "_high")  # of the names of an interval, behind that of its accuracy
 
@@ -19,17 +20,23 @@ NOT_MEASURED = "not measured here"
 
 
 def list_replaced(found: Any) -> Rows:
-    """Lists what the shipped file replaces, and that file last; what is unknown is None."""
+    """Lists what the shipped file replaces, and that file last, with the MACs that its C executes; unknown is None."""
     shipped = found.shipped
     dense = add_intervals(asdict(found.dense), found.num_images)
     ours = [
         {**dense, "name": "finished, dense, float32", "median_ms": found.dense_ms},
-        {**shipped, "name": f"{shipped['name']}, {shipped['precision']}, ships", "median_ms": found.shipped_ms},
+        {
+            **shipped,
+            "name": f"{shipped['name']}, {shipped['precision']}, ships",
+            "flash_bytes": shipped["device"]["flash_bytes"],
+            "macs": shipped["device"]["macs"],
+            "median_ms": found.shipped_ms,
+        },
     ]
     if found.published is None:
         return ours
     study = {"name": f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", "test_accuracy": found.published}
-    unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "parameters", "macs"))
+    unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "flash_bytes", "parameters", "macs"))
     return [{**add_intervals(study, NUM_IMAGES), **unknown, "median_ms": ""}, *ours]
 
 
@@ -132,10 +139,12 @@ def list_epochs(curves: Sequence[CurvePoint], num_images: Mapping[str, int]) -> 
 
 
 def list_grids(layers: Mapping[str, Sequence[Layer]]) -> Rows:
-    """Lists the layers on a grid, convolutions and pools, of all models; a model without convolutions has none."""
+    """Lists the convolutions and pools of all models that see more than the layer before; some models have none."""
     rows: Rows = []
     for model, of_model in layers.items():
-        grid = [layer for layer in of_model if layer.kind in ("conv", "max_pool") and layer.jump_px is not None]
+        before = [1.0, *(layer.receptive_field_px for layer in of_model[:-1])]
+        sees_more = [layer.receptive_field_px > size for layer, size in zip(of_model, before, strict=True)]
+        grid = [layer for layer in compress(of_model, sees_more) if layer.jump_px is not None]  # from dense on, no grid
         for depth, layer in enumerate(grid, start=1):
             name, output = f"{model}, {layer.layer}", layer.output_shape.replace("x", " x ")
             rows.append({**asdict(layer), "model": model, "depth": depth, "name": name, "output": output})
@@ -198,6 +207,21 @@ def find_ms(times: Times, kind: str, name: str, precision: str) -> float | None:
     """Finds the time of an image, in milliseconds, of a model in a precision."""
     timed = times.get((kind, name, precision))
     return timed.median_ms if timed else None
+
+
+def find_c_time(times: Sequence[TimedC], kind: str, name: str) -> TimedC | None:
+    """Finds what the C of a model takes."""
+    return next((timed for timed in times if (timed.kind, timed.name) == (kind, name)), None)
+
+
+def list_device_costs(files: Sequence[RankedFile], times: Sequence[TimedC], num_images: Mapping[str, int]) -> Rows:
+    """Lists the files that have C, with the time of an image in it."""
+    rows: Rows = []
+    for file in files:
+        timed = find_c_time(times, file.kind, file.name)
+        measured = add_intervals(asdict(file), num_images)
+        rows.append({**measured, "c_median_ms": timed.c_median_ms if timed else None})
+    return rows
 
 
 def list_coverage(coverage: Sequence[Mapping[str, str]], shipped: Mapping[str, Any]) -> Rows:

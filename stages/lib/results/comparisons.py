@@ -26,6 +26,7 @@ AUGMENTATION = "augmentation"  # each model under each augmentation against the 
 DISTORTED = "augmentation, distorted"  # the same on images that are distorted as that augmentation does
 FINISHED = "finished"  # against the chosen candidate as the grid trained it
 FILES = {kind: f"{kind} files" for kind in ("dense", "pruned", "shrunk")}  # against the finished model's in float32
+BY_COST = "cost"  # the ranking whose targets are no shares of zeros
 WAYS = {"pruned": "rankings of pruning", "shrunk": "ways of shrinking"}  # each pair at one target, in float32
 
 
@@ -163,9 +164,20 @@ def compare_files(files: Sequence[ModelFile]) -> list[Comparison]:
         rows += compare_family(family, [(answers[file], answers[dense]) for file in of_kind])
     for kind, family in WAYS.items():
         of_kind = [file for file in exported if file.kind == kind and file.precision == "float32"]
-        pairs = [(one, other) for one, other in combinations(of_kind, 2) if one.target == other.target]
+        pairs = [(one, other) for one, other in combinations(of_kind, 2) if are_rivals(one.variant, other.variant)]
         rows += compare_family(family, [(answers[one], answers[other]) for one, other in pairs])
     return rows
+
+
+def are_rivals(one: Variant, other: Variant) -> bool:
+    """Tells whether two compressed models stand at one target: as many zeros of one model, or one share of its MACs.
+
+    >>> lamp, cost = (Variant("prune", way, 0.9, seed=42) for way in ("lamp", "cost"))
+    >>> are_rivals(lamp, cost)
+    False
+    """
+    is_share_of_zeros = BY_COST not in (one.ranking, other.ranking)
+    return (one.target, one.start) == (other.target, other.start) and is_share_of_zeros
 
 
 def list_family(comparisons: Sequence[Comparison], family: str) -> list[Comparison]:

@@ -30,3 +30,9 @@ LEADERBOARD = (  # name, parameters (the first's is a bound), test accuracy
 )
 LEADERBOARD_SOURCE = "README of github.com/zalandoresearch/fashion-mnist, not verified by its authors"
 FLOAT32_BYTES = 4  # of a parameter: nobody published the size of a file
+
+ST_MNIST = {"flash_bytes": 58_266, "ram_bytes": 22_221}
+"""What ST's st_mnist takes, an int8 network on 28 x 28 grey pixels: 56.9 KiB of flash and 21.7 KiB of RAM in all.
+
+Of other data (EMNIST); from its page in github.com/STMicroelectronics/stm32ai-modelzoo.
+"""

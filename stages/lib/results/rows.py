@@ -30,6 +30,12 @@ KIND_OF = {
 }  # by the stage that made the model
 UNDER = "test_accuracy_under_"  # begins the columns of accuracies on distorted test images
 MEASURED = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")  # of every file
+DEVICE_COSTS = {
+    "flash_bytes": "flash_bytes",
+    "ram_bytes": "ram_bytes",
+    "instructions": "instructions_cortex_m4",
+    "arena_bytes": "tflite_micro_arena_bytes",
+}  # the names by which tables know what deploy measured
 
 
 @dataclass(frozen=True)
@@ -119,10 +125,20 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class RankedFile(ModelFile):
-    """A file of ours, beside all others: whether no other is as accurate on validation images at its cost."""
+    """A file of ours, beside all others: whether no other is as accurate on validation images at its cost.
 
+    Files in int8 have C, and these costs of it on a Cortex-M4; of others they are None.
+    """
+
+    flash_bytes: int | None  # code and weights
+    ram_bytes: int | None  # working memory, variables and stack
+    instructions: int | None  # executed for one image
+    arena_bytes: int | None  # what TensorFlow Lite Micro takes of RAM for the same file, measured on this machine
     is_on_size_front: bool
     is_on_macs_front: bool
+    is_on_flash_front: bool
+    is_on_ram_front: bool
+    is_on_instructions_front: bool
 
 
 @dataclass(frozen=True)
@@ -257,7 +273,6 @@ def read_dense(variant: Variant, cost: Candidate) -> ModelFile:
 def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
     """Reads the Keras file of a pruned or shrunk version of the model `dense`."""
     measured = read_json(variant.folder / "metrics.json")
-    macs = measured.get("macs", dense.macs)  # pruning removes none
     return replace(
         dense,
         name=variant.name,
@@ -265,10 +280,8 @@ def read_version(variant: Variant, dense: ModelFile) -> ModelFile:
         way=variant.way,
         target=str(variant.target),
         seed=variant.seed,
-        **{column: measured[column] for column in MEASURED},
-        macs=macs,
-        nonzero_macs=measured.get("nonzero_macs", macs),
-        parameters=measured.get("parameters", dense.parameters),
+        **{column: measured[column] for column in (*MEASURED, "macs", "parameters")},
+        nonzero_macs=measured.get("nonzero_macs", measured["macs"]),
         sparsity=measured.get("sparsity", 0.0),
     )
 
@@ -280,6 +293,19 @@ def read_exported(model: ModelFile) -> Iterator[ModelFile]:
         if f"{precision}_size_bytes" in measured:
             values = {column: measured[f"{precision}_{column}"] for column in MEASURED}
             yield replace(model, format="tflite", precision=precision, **values)
+
+
+def read_deployed(variant: Variant) -> dict[str, Any]:
+    """Reads what deploy measured of the C of a model's int8 file."""
+    return read_json(variant.deployed / "metrics.json")
+
+
+def read_device_costs(file: ModelFile) -> dict[str, int | None]:
+    """Reads what the C of a file costs on a device, by the columns of `RankedFile`; None of each where it has no C."""
+    if (file.format, file.precision) != ("tflite", "int8"):
+        return dict.fromkeys(DEVICE_COSTS)
+    deployed = read_deployed(file.variant)
+    return {column: deployed[name] for column, name in DEVICE_COSTS.items()}
 
 
 def list_variants(source: str, ways: Sequence[str], targets: Sequence[float], seed: int) -> list[Variant]:
@@ -336,7 +362,7 @@ def write_frontier(
     `num_images` are those of val and test, on which ours were measured.
     """
     rows = [{**asdict(file), "published_by": ""} for file in files]
-    blank = dict.fromkeys(rows[0]) | {"is_on_size_front": False, "is_on_macs_front": False}
+    blank = {name: False if name.startswith("is_on_") else None for name in rows[0]}
     theirs = [{**blank, "kind": "published", **asdict(model), "precision": "float32"} for model in others]
     measured = [add_intervals(row, num_images) for row in rows]
     write_csv(path, measured + [add_intervals(row, published.NUM_IMAGES) for row in theirs])

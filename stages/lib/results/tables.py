@@ -66,6 +66,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any]) -> str:
     """Writes the first table of the README: what the study chose, what was chosen here, and the file that is shipped.
 
+    MACs of the shipped file are those that its C executes.
+
     Args:
         chosen: key of the chosen candidate.
         finished: its Keras file, as it was trained for long.
@@ -76,19 +78,20 @@ def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any]
         f"{chosen}, chosen on validation, finished": asdict(finished),
         f"{shipped['name']}, {shipped['precision']}, shipped": shipped,
     }
-    rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", ""]]
-    rows += [
-        [
-            name,
-            format_accuracy(row["test_accuracy"], shipped["num_images"]["test"]),
-            f"{row['parameters']:,}",
-            f"{row['macs']:,}",
-            f"{row['size_bytes'] / 1000:,.0f} kB",
-            f"{row['gzip_size_bytes'] / 1000:,.0f} kB",
-        ]
-        for name, row in files.items()
-    ]
-    return format_table(["model", "test accuracy", "parameters", "MACs", "file", "gzipped"], rows)
+    rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", "", ""]]
+    for name, row in files.items():
+        device = row.get("device", {})
+        rows.append(
+            [
+                name,
+                format_accuracy(row["test_accuracy"], shipped["num_images"]["test"]),
+                f"{device.get('macs', row['macs']):,}",
+                f"{row['size_bytes'] / 1000:,.0f} kB",
+                f"{row['gzip_size_bytes'] / 1000:,.0f} kB",
+                *[f"{device[name] / 1000:,.1f} kB" if device else "" for name in ("flash_bytes", "ram_bytes")],
+            ]
+        )
+    return format_table(["model", "test accuracy", "MACs", "file", "gzipped", "flash", "RAM"], rows)
 
 
 def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str, int]) -> str:

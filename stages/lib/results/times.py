@@ -22,7 +22,10 @@ NOT_VERSIONS = ("date", "cpu", "num_cpus", "settings", "policy", "seconds", "ima
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage took when it last ran: a row of timing.csv. `stage` is its name in DVC, as `train@third-flip-42`."""
+    """What a stage took when it last ran: a row of timing.csv. `stage` is its module and its arguments.
+
+    As train@third-flip-42. DVC has other names where two stages share a module, as for prune@finished-lamp-42.
+    """
 
     stage: str
     seconds: float
@@ -51,12 +54,36 @@ class TimedFile(ModelFile):
 
 
 @dataclass(frozen=True)
+class TimedC:
+    """A row of c_latency.csv: what the C of an int8 file takes for one image, beside the LiteRT files of its model.
+
+    All of them ran in turns in one process, on one thread, so that their times compare.
+    """
+
+    name: str  # of the model
+    kind: str
+    c_median_ms: float
+    c_p25_ms: float
+    c_p75_ms: float
+    c_runs: int
+    int8_median_ms: float
+    float32_median_ms: float | None  # None where export left that file out
+    num_threads: int
+    cpu: str
+    compiler: str
+    runtime: str
+    sha256: str  # of model.c
+
+
+@dataclass(frozen=True)
 class Times:
     """What is known of the files at hand."""
 
     # By SHA-256 of model.h5, what its training took, and with which versions on which hardware.
     trainings: Mapping[str, Mapping[str, Any]]
     latencies: Mapping[str, Mapping[str, Any]]  # by SHA-256 of a LiteRT file, the columns that `TimedFile` adds
+    # By SHA-256 of a model.c, medians and quartiles of the C and of the LiteRT files beside it: `c`, `int8`, `float32`.
+    c_latencies: Mapping[str, Mapping[str, Any]]
     stages: Sequence[StageTime]  # of the run that made the finished model; empty if that is not known
 
     def find_training(self, model: Path) -> Mapping[str, Any] | None:
@@ -66,6 +93,10 @@ class Times:
     def find_latency(self, file: Path) -> Mapping[str, Any] | None:
         """Finds what a LiteRT file takes."""
         return self.latencies.get(compute_sha256(file))
+
+    def find_c_latency(self, source: Path) -> Mapping[str, Any] | None:
+        """Finds what a model.c takes, built for the CPU that it names."""
+        return self.c_latencies.get(compute_sha256(source))
 
 
 def read_times(items: Sequence[str]) -> Times:
@@ -81,6 +112,7 @@ def read_times(items: Sequence[str]) -> Times:
     return Times(
         trainings={**own.trainings, **recorded.get("trainings", {})},
         latencies={**own.latencies, **recorded.get("latencies", {})},
+        c_latencies={**own.c_latencies, **recorded.get("c_latencies", {})},
         stages=[StageTime(**stage) for stage in recorded["stages"]] if is_recorded_run else own.stages,
     )
 
@@ -89,10 +121,12 @@ def read_own_times(items: Sequence[str]) -> Times:
     """Reads the times that were measured on this machine; `items` as for `read_times`."""
     trainings = [read_json(path) for path in sorted((TIMING / "training").glob("*.json"))]
     latencies = [_flatten(read_json(path)) for path in sorted((TIMING / "latency").glob("*/*.json"))]
+    c_latencies = [read_json(path) for path in sorted((TIMING / "c").glob("*/*.json"))]
     stages = [StageTime(**read_json(path)) for path in sorted(TIMING.glob("*.json"))]
     return Times(
         trainings={training.pop("model_sha256"): training for training in trainings},
         latencies={latency["sha256"]: latency for latency in latencies},
+        c_latencies={latency["sha256"]: latency for latency in c_latencies},
         stages=[stage for stage in stages if stage.stage.partition("@")[2] in ("", *items)],
     )
 
@@ -101,13 +135,18 @@ def list_items(study: StudyParams, prune: PruneParams, shrink: ShrinkParams) -> 
     """Lists what may stand behind the @ in the names of a run's stages."""
     keys = [f"{model}-{augmentation}" for model in study.models for augmentation in study.augmentations]
     seeded = [f"{name}-{seed}" for name in (*keys, "finished") for seed in study.seeds]
-    seeded += [f"{ranking}-{seed}" for ranking in prune.rankings for seed in prune.seeds]
+    seeded += [f"{ladder}-{seed}" for ladder in prune.ladders for seed in prune.seeds]
     seeded += [f"{filters}-{seed}" for filters in shrink.filters for seed in shrink.seeds]
     return [*study.models, *study.augmentations, *map(str, study.seeds), *seeded, *KIND_OF]
 
 
 def record_times(
-    times: Times, items: Sequence[str], finished: Path, model_files: Sequence[Path], exported: Sequence[Path]
+    times: Times,
+    items: Sequence[str],
+    finished: Path,
+    model_files: Sequence[Path],
+    exported: Sequence[Path],
+    c_files: Sequence[Path],
 ) -> None:
     """Writes the recorded times: of what is at hand, and of nothing else."""
     write_json(
@@ -118,6 +157,7 @@ def record_times(
             "stages": [asdict(stage) for stage in times.stages],
             "trainings": _keep(times.trainings, model_files),
             "latencies": _keep(times.latencies, exported),
+            "c_latencies": _keep(times.c_latencies, c_files),
         },
     )
 

@@ -60,7 +60,9 @@ def run_stage(main: Callable[[], None], writes: Callable[[], bool] = lambda: Tru
 
 
 def name_stage(argv: list[str]) -> str:
-    """Names a stage as DVC does, from the command line that runs it.
+    """Names a stage by its module and its arguments, from the command line that runs it.
+
+    DVC has the same name for it, but where two stages share a module.
 
     >>> name_stage(["stages/train.py", "third", "flip"])
     'train@third-flip'

@@ -56,7 +56,8 @@ def training_batches(
     Single GPU, arXiv 2404.00498, section 3.6). In the last `clean_epochs` images are mirrored only.
 
     An easy image is seen in every other epoch only, and counts double there: so the gradients are those of all images
-    on average (Qin et al. 2024, InfoBatch, arXiv 2303.04947, who find the easy ones anew in every epoch).
+    on average (Qin et al. 2024, InfoBatch, arXiv 2303.04947, who find the easy ones anew in every epoch). Weights are
+    1 on average, so that the losses of a run with easy images can be compared with those of one without.
 
     Args:
         images: (N, size, size) uint8.
@@ -75,7 +76,8 @@ def training_batches(
     all_images, all_labels = _to_tensors(images, labels)
     order_seed, augmentation_seed, mirror_seed = tf.unstack(tf.random.experimental.stateless_split([recipe.seed, 0], 3))
     is_mirrored_first = tf.random.stateless_uniform([len(images)], mirror_seed) < 0.5
-    steps_per_epoch = count_steps(count_seen(len(images), is_easy), train.batch_size)
+    num_seen = count_seen(len(images), is_easy)
+    steps_per_epoch, share_seen = count_steps(num_seen, train.batch_size), num_seen / len(images)
     fold_in = tf.random.experimental.stateless_fold_in
     period, first_seen = (tf.constant(array) for array in _schedule(len(images), is_easy, recipe.seed))
 
@@ -96,7 +98,7 @@ def training_batches(
             lambda: augment(x, augmentation_seed, keep_mirroring(limits), mirrored),
         )
         y = tf.one_hot(tf.gather(all_labels, indices), num_classes)
-        weights = [] if is_easy is None else [tf.cast(every, tf.float32)]
+        weights = [] if is_easy is None else [tf.cast(every, tf.float32) * share_seen]
         return tuple(take_part(part, cluster) for part in (augmented, y, *weights))
 
     orders = tf.data.Dataset.range(first_epoch, train.epochs).flat_map(order_of_epoch)

@@ -40,7 +40,9 @@ def orthogonalize(matrix: tf.Tensor) -> tf.Tensor:
 
 
 class Muon(keras.optimizers.AdamW):
-    """Muon for kernels of hidden layers; AdamW for the last kernel, biases and batch normalization.
+    """Muon for kernels of hidden layers; AdamW for the last kernel, depthwise ones, biases and batch normalization.
+
+    A depthwise kernel maps each channel to itself: it has no singular values to make equal.
 
     Args:
         learning_rate: a number or a schedule.
@@ -62,7 +64,8 @@ class Muon(keras.optimizers.AdamW):
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         """Updates one variable; called by Keras."""
-        if len(variable.shape) < 2 or variable.name.startswith(self.last_kernel):
+        is_matrix = len(variable.shape) >= 2 and "depthwise_kernel" not in variable.name
+        if not is_matrix or variable.name.startswith(self.last_kernel):
             super().update_step(gradient, variable)
             return
         average = self._momentums[self._index_dict[self._var_key(variable)]]  # the place AdamW keeps for it
