@@ -113,8 +113,17 @@ def is_kept_exact(kernel: np.ndarray) -> bool:
     return kernel.shape[-1] == 1 or kernel.shape[0] == 3 or (kernel.ndim == 4 and kernel.shape[0] == 1)
 
 
-@pytest.mark.parametrize(("bits", "step", "last"), [(7, 2, 126), (6, 4, 124), (2, 64, 64)])
-@pytest.mark.parametrize("build", [build_plain, build_residual, build_separable])
+@pytest.mark.parametrize(
+    ("build", "bits", "step", "last"),
+    [
+        *[
+            (build, *values)
+            for build in (build_plain, build_residual)
+            for values in ((7, 2, 126), (6, 4, 124), (2, 64, 64))
+        ],
+        (build_separable, 7, 2, 126),
+    ],
+)
 def test_int8_weights_are_rounded_to_the_nearest_of_as_many_values_as_their_bits_allow(
     build: Callable[[], keras.Model], bits: int, step: int, last: int
 ) -> None:

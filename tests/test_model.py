@@ -121,13 +121,13 @@ def test_one_seed_gives_the_same_weights_whatever_ran_before() -> None:
     assert hash_weights(build_model(LAYERS, seed=1)) == before
 
 
-def test_a_depthwise_kernel_is_he_uniform_by_the_nine_pixels_that_each_of_its_outputs_sees() -> None:
-    layers = list_layers(8, 10, [[64, 64]], True, False, True, dense=[], batch_norm=[], dropout=0)
-    bound = math.sqrt(6 / 9)
+def test_a_depthwise_kernel_is_he_uniform_by_the_pixels_of_all_channels() -> None:
+    layers = list_layers(8, 10, [[8, 8]], True, False, True, dense=[], batch_norm=[], dropout=0)
+    bound = math.sqrt(6 / (9 * 8))  # as Keras counts inputs
 
     kernel, bias = build_model(layers, seed=1).get_layer("conv2_depthwise").get_weights()
 
-    assert kernel.shape == (3, 3, 64, 1)
+    assert kernel.shape == (3, 3, 8, 1)
     assert 0.95 * bound < kernel.max() <= bound
     assert kernel.std() == pytest.approx(bound / math.sqrt(3), rel=0.1)
     assert not bias.any()

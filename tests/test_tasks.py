@@ -75,13 +75,13 @@ def test_a_stage_is_added(copy: Path) -> None:
     run(copy, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_pipeline.py", "-k", contracts)
 
 
-def test_a_file_is_shipped_that_may_lose_more(copy: Path) -> None:
+def test_a_file_is_shipped_within_a_budget(copy: Path) -> None:
     before = json.loads((copy / "data/ship/model.json").read_text())["reason"]
 
     run_commands(copy, "ship")
 
     after = json.loads((copy / "data/ship/model.json").read_text())["reason"]
-    assert ("at most 100 points" in before, "at most 1.5 points" in after) == (True, True)
+    assert ("of all int8 files" in before, "at most 65,536 bytes of flash" in after) == (True, True)
     assert "smaller" in dvc(copy, "exp", "list")
 
 
