@@ -83,7 +83,7 @@ READS = (
 )
 DATA = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
-LAYERS_WITH_KERNEL = (keras.layers.Conv2D, keras.layers.Dense)
+LAYERS_TO_PRUNE = (keras.layers.Conv2D, keras.layers.Dense)
 FINISHED = "finished"
 
 
@@ -105,7 +105,7 @@ def list_pruned_layers(model: keras.Model) -> list[str]:
     arXiv 1902.09574, leave the first convolution dense and prune the last layer to 80 % at most; here both stay dense,
     so that each sparsity means the same kernels. A model without others is pruned everywhere.
     """
-    names = [layer.name for layer in model.layers if isinstance(layer, LAYERS_WITH_KERNEL)]
+    names = [layer.name for layer in model.layers if isinstance(layer, LAYERS_TO_PRUNE)]
     return names[1:-1] or names
 
 
@@ -218,8 +218,8 @@ def list_layer_zeros(model: keras.Model, sparsities: Mapping[str, float]) -> lis
     """
     rows = []
     for layer in model.layers:
-        if isinstance(layer, LAYERS_WITH_KERNEL):
-            kernel = layer.kernel.numpy()
+        if isinstance(layer, (*LAYERS_TO_PRUNE, keras.layers.DepthwiseConv2D)):
+            kernel = layer.get_weights()[0]
             if layer.name in sparsities and not has_sparsity(kernel, sparsities[layer.name]):
                 raise RuntimeError(
                     f"{layer.name}: expected a share of zeros of {sparsities[layer.name]}, got "
@@ -231,13 +231,12 @@ def list_layer_zeros(model: keras.Model, sparsities: Mapping[str, float]) -> lis
 
 
 def count_nonzero_macs(layers: Sequence[Layer], rows: Sequence[Mapping[str, Any]]) -> int:
-    """Counts the MACs but those with a zero in a kernel of the rows of `list_layer_zeros`; for one image."""
+    """Counts the MACs with weights that are not zero, from the rows of `list_layer_zeros`; for one image."""
     nonzero = {row["layer"]: row["weights"] - row["zeros"] for row in rows}
     weights = {row["layer"]: row["weights"] for row in rows}
     # A weight takes part in as many MACs as any other of its kernel.
     return sum(
-        count_macs(layer) // weights[layer.name] * nonzero[layer.name] if layer.name in weights else count_macs(layer)
-        for layer in layers
+        count_macs(layer) // weights[layer.name] * nonzero[layer.name] for layer in layers if layer.name in weights
     )
 
 

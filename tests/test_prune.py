@@ -274,15 +274,17 @@ def test_only_the_macs_with_weights_that_are_not_zero_are_counted() -> None:
     assert count_nonzero_macs(layers, rows) == 9 * 16 + 1
 
 
-def test_the_macs_of_layers_whose_kernels_are_not_pruned_are_counted_in_full() -> None:
+def test_a_depthwise_kernel_counts_among_the_weights_and_with_all_its_macs() -> None:
     layers = list_layers(4, 3, [[2, 5]], True, False, True, dense=[], batch_norm=["conv"], dropout=0)
-    rows = [
-        {"layer": name, "weights": size, "zeros": 0} for name, size in (("conv1", 18), ("conv2", 10), ("logits", 15))
-    ]
 
+    rows = list_layer_zeros(build_model(layers, seed=1), {})
+
+    sizes = [("conv1", 18), ("conv2_depthwise", 18), ("conv2", 10), ("logits", 15)]
+    assert [(row["layer"], row["weights"]) for row in rows] == sizes
     assert count_nonzero_macs(layers, rows) == sum(map(count_macs, layers))
-    rows[1]["zeros"] = 4
-    assert count_nonzero_macs(layers, rows) == 16 * (18 + 9 * 2 + 10 - 4) + 15
+    rows[2]["zeros"] = 4
+    assert count_nonzero_macs(layers, rows) == 16 * (18 + 18 + 10 - 4) + 15
+    assert measure_total_sparsity(rows) == round(4 / (18 + 18 + 10 + 15), 6)
 
 
 # Where the zeros are
