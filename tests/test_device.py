@@ -15,7 +15,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from stages.lib.device.arithmetic import find_single_scaling, round_half_away
 from stages.lib.device.compiler import Code, compile_to_c
-from stages.lib.device.encode import encode_gaps
+from stages.lib.device.encode import choose_form, encode_gaps
 from stages.lib.device.plan import make_plan
 from stages.lib.device.reader import Tensor, read_network
 from stages.lib.device.steps import Step
@@ -487,6 +487,11 @@ def test_rows_that_a_pool_drops_are_not_computed() -> None:
 
     assert conv.dense_macs == 27 * 27 * 9 * 8 * 6
     assert conv.macs == 26 * 26 * 9 * 8 * 6
+
+
+def test_an_unknown_preference_is_an_error() -> None:
+    with pytest.raises(ValueError, match="prefer: expected one of speed, size, dense; got 'small'"):
+        choose_form(np.ones((1, 9), np.int8), np.arange(9, dtype=np.uint16), taps=3, prefer="small")
 
 
 def test_long_gaps_are_bridged_by_zeros() -> None:

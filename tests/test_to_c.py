@@ -79,6 +79,8 @@ def test_it_says_what_each_layer_and_each_processor_takes(made: tuple[Path, str]
         "logits",
         "Cortex-M4:",
         "Cortex-M0+:",
+        "TensorFlow",
+        "Here,",
         f"{folder}:",
     ]
     assert "28,224 of       28,224 MACs" in lines[0]  # 28 x 28 pixels, 3 x 3 weights, 4 filters
@@ -86,6 +88,10 @@ def test_it_says_what_each_layer_and_each_processor_takes(made: tuple[Path, str]
     assert 7 * 7 * 8 * 6 < flash < 50_000  # the dense layer alone holds so many weights
     assert 28 * 4 < ram < 28 * 28 * 4
     assert instructions > 28_224
+    (arena,) = re.findall(r"^TensorFlow Lite Micro: ([\d,]+) bytes of RAM", lines[6])
+    assert 28 * 28 * 4 < int(arena.replace(",", "")) < 100_000  # which keeps whole tensors
+    ((c_ms, litert_ms),) = re.findall(r"^Here, on one thread: (.*) ms for an image; LiteRT (.*) ms$", lines[7])
+    assert 0 < float(c_ms) < 1000 > float(litert_ms) > 0
 
 
 def read_flash(printed: str) -> int:
@@ -113,7 +119,8 @@ def test_kernels_are_stored_as_it_is_asked_to(made: tuple[Path, str], model: Pat
 @pytest.mark.parametrize("form", ["pgm", "pgm with a comment", "raw"])
 def test_the_example_prints_the_class_that_litert_finds(example: Path, model: Path, form: str, tmp_path: Path) -> None:
     headers = {"pgm": b"P5 28 28 255\n", "pgm with a comment": b"P5\n# a shoe\n28\t28\n255\n", "raw": b""}
-    expected = predict_logits(read_interpreter(model, len(IMAGES), num_threads=1), IMAGES).argmax(axis=1)
+    interpreter = read_interpreter(model, len(IMAGES), num_threads=1, is_reference=True)
+    expected = predict_logits(interpreter, IMAGES).argmax(axis=1)
     assert len(set(expected.tolist())) > 1
 
     for number, image in enumerate(IMAGES):

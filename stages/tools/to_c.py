@@ -10,6 +10,7 @@ Writes, in FOLDER:
 
 Prints a table of the layers, and what the model costs on two microcontrollers, which are emulated: flash with the code;
 RAM, working memory and stack; and executed instructions for an image of noise, which are no cycles and no milliseconds.
+Beside it, the memory that TensorFlow Lite Micro asks for, and how long C and LiteRT take on this machine.
 """
 
 import argparse
@@ -20,11 +21,14 @@ import numpy as np
 
 from stages.lib import device
 from stages.lib.device.compiler import Code, compile_to_c
+from stages.lib.device.encode import PREFERENCES
 from stages.lib.errors import UserError
 from stages.lib.storage.files import write_bytes
-from stages.lib.target.build import PROCESSORS, Optimization, Processor, build_for_processor
+from stages.lib.target.build import PROCESSORS, Optimization, Processor, build_for_host, build_for_processor
 from stages.lib.target.emulator import count_instructions
+from stages.lib.target.latency import measure_latency_in_fresh_process
 from stages.lib.target.memory import measure_sections
+from stages.lib.target.micro import measure_arena
 from stages.lib.target.program import Program
 from stages.tools.predict import MODEL, check_given, escape, read_card, read_classifier
 
@@ -59,6 +63,17 @@ def measure(program: Program, processor: Processor, optimization: Optimization) 
     )
 
 
+def measure_beside_litert(program: Program, model: Path) -> str:
+    """Says what a LiteRT file takes under TensorFlow Lite Micro, and how long its C and LiteRT take here."""
+    arena_bytes = measure_arena(model.read_bytes()).total_bytes
+    latency = measure_latency_in_fresh_process(program, build_for_host(program), {"int8": model})
+    c_ms, litert_ms = (latency[name]["median_ms"] for name in ("c", "int8"))
+    return (
+        f"TensorFlow Lite Micro: {arena_bytes:,} bytes of RAM, as a 64-bit machine counts them\n"
+        f"Here, on one thread: {c_ms:.2f} ms for an image; LiteRT {litert_ms:.2f} ms"
+    )
+
+
 def main() -> None:
     """Runs the tool."""
     parser = argparse.ArgumentParser(
@@ -68,7 +83,7 @@ def main() -> None:
     parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     parser.add_argument(
         "--prefer",
-        choices=["speed", "size", "dense"],
+        choices=PREFERENCES,
         default="speed",
         help="store each kernel as is faster, as is smaller, or with all its zeros; default %(default)s",
     )
@@ -87,6 +102,7 @@ def main() -> None:
     program = Program(code.source, code.header, card["image_size_px"] ** 2, len(card["class_names"]), code.buffer_bytes)
     for processor in PROCESSORS:
         print(measure(program, processor, "size" if arguments.prefer == "size" else "speed"))
+    print(measure_beside_litert(program, model))
     print(f"{folder}: model.c, model.h, example.c")
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 LONGEST_GAP = 255
-PREFERENCES = ("size", "speed", "dense")
-"""What `choose_form` minimises: bytes, or instructions; dense keeps all weights, as a control."""
+PREFERENCES = ("speed", "size", "dense")
+"""What `choose_form` minimises: instructions, or bytes; dense keeps all weights, as a control."""
 INSTRUCTIONS_SPARSE = {"conv": 2.9, "dense": 5.5}
 """Of a Cortex-M4, for each product: counted for the code that Clang makes, with what it takes to start a line."""
 INSTRUCTIONS_DENSE = {"conv": {3: 2.1, 1: 2.8}, "dense": {1: 3.5}}
@@ -93,7 +93,12 @@ def choose_form(weights: np.ndarray, offsets: np.ndarray | None, taps: int, pref
         offsets: (places,) of the input of each place, in bytes, rising; None for a dense layer.
         taps: neighbouring weights that share a line of the input: 1 or 3.
         prefer: one of `PREFERENCES`.
+
+    Raises:
+        ValueError: if `prefer` is none of them.
     """
+    if prefer not in PREFERENCES:
+        raise ValueError(f"prefer: expected one of {', '.join(PREFERENCES)}; got {prefer!r}")
     dense = encode_dense(weights)
     if prefer == "dense":
         return dense

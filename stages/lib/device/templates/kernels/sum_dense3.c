@@ -6,45 +6,17 @@ static OUT_OF_LINE void sum_dense3_tile(int32_t *sums, int32_t bias, const int8_
     NOT_UNROLLED
     for (int i = 0; i < taps; i++, in += pitch) {
         const int32_t a = values[0], b = values[1], c = values[2];
-        int32_t input = in[0];
-        s0 += a * input;
-        input = in[1];
-        s0 += b * input;
-        s1 += a * input;
-        input = in[2];
-        s0 += c * input;
-        s1 += b * input;
-        s2 += a * input;
-        input = in[3];
-        s1 += c * input;
-        s2 += b * input;
-        s3 += a * input;
-        input = in[4];
-        s2 += c * input;
-        s3 += b * input;
-        s4 += a * input;
-        input = in[5];
-        s3 += c * input;
-        s4 += b * input;
-        s5 += a * input;
-        input = in[6];
-        s4 += c * input;
-        s5 += b * input;
-        s6 += a * input;
-        input = in[7];
-        s5 += c * input;
-        s6 += b * input;
-        input = in[8];
-        s6 += c * input;
+        {% for column in range(9) %}
+        {{ "int32_t " if loop.first }}input = in[{{ column }}];
+        {% for tap in [2, 1, 0] if 0 <= column - tap < 7 %}
+        s{{ column - tap }} += {{ "abc"[tap] }} * input;
+        {% endfor %}
+        {% endfor %}
         values += 3;
     }
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
-    sums[4] = s4;
-    sums[5] = s5;
-    sums[6] = s6;
+    {% for output in range(7) %}
+    sums[{{ output }}] = s{{ output }};
+    {% endfor %}
 }
 #endif
 

@@ -8,21 +8,13 @@ static OUT_OF_LINE void sum_sparse_tile(int32_t *sums, int32_t bias, const int8_
     for (int i = 0; i < count; i++) {
         const int32_t weight = values[i];
         in += steps[i];
-        s0 += weight * in[0];
-        s1 += weight * in[1];
-        s2 += weight * in[2];
-        s3 += weight * in[3];
-        s4 += weight * in[4];
-        s5 += weight * in[5];
-        s6 += weight * in[6];
+        {% for output in range(7) %}
+        s{{ output }} += weight * in[{{ output }}];
+        {% endfor %}
     }
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
-    sums[4] = s4;
-    sums[5] = s5;
-    sums[6] = s6;
+    {% for output in range(7) %}
+    sums[{{ output }}] = s{{ output }};
+    {% endfor %}
 }
 #endif
 
