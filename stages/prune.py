@@ -1,10 +1,10 @@
-"""How many weights can a model lose? Prunes it step by step; run as `python -m stages.prune START RANKING SEED`.
+"""How many weights can a model lose? Prunes it step by step; run as `python -m stages.prune LADDER SEED`.
 
 Magnitude pruning with tensorflow-model-optimization, a ladder of sparsities: for each, the model of the one before it
 is fine-tuned while the share of zeros in its kernels rises along a cubic schedule (Zhu and Gupta 2017, To prune, or not
 to prune, arXiv 1710.01878), the smallest weights going first; then the mask stays and the remaining weights recover.
-START is what the ladder starts from: `finished`, or a network that was shrunk, such as `magnitude-0.5`. RANKING says
-where the zeros are:
+LADDER is what it starts from, `finished` or a network that was shrunk, such as `magnitude-0.5`, and after a dash the
+ranking, which says where the zeros are:
 
     uniform: the same share in each kernel.
     lamp: each kernel has as many as it has among the weights that matter least of all kernels that are pruned.
@@ -16,7 +16,7 @@ Reads:
     data/shrink/<filters>/<seed>/<share>/: model.h5, metrics.json; for a START that was shrunk.
     data/prepare/train.npz, val.npz, test.npz.
 
-Writes, in data/prune/<way>/<seed>/<step>/, where the way is the ranking, after the START if that is not `finished`:
+Writes, in data/prune/<way>/<seed>/<step>/, where the way is the LADDER, without `finished-`:
     model.h5: the pruned model, an ordinary Keras model with zeros in its kernels.
     metrics.json: accuracy before and after, against the finished model; share of zeros, MACs in all and without zeros,
         parameters, size raw and gzipped.
@@ -48,7 +48,7 @@ from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import StatelessDropout, measure_stored_model, read_model, write_model
 from stages.lib.network.seeds import derive_seed
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import RANKINGS, AugmentationParams, PruneParams
+from stages.lib.params.sections import AugmentationParams, PruneParams
 from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_arrays, read_json, read_split, write_csv, write_json
@@ -84,7 +84,6 @@ READS = (
 DATA = Path("data/prepare")
 CHOICE = Path("data/select_model/choice.json")
 LAYERS_TO_PRUNE = (keras.layers.Conv2D, keras.layers.Dense)
-FINISHED = "finished"
 
 
 def build_schedule(start: float, sparsity: float, total_steps: int, ramp_fraction: float, frequency: int) -> Any:
@@ -270,8 +269,9 @@ def list_steps(
         changes: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
         changes |= {"clean_epochs": prune.clean_epochs, "batch_size": prune.batch_size}
         variant = Variant("prune", way, share, recipe.seed)
-        # Another seed for each: the batches of the training, whose seed is that of `recipe`, would come again.
-        seed = derive_seed(recipe.seed, variant.name)
+        # Not the training's batches again, but those of the same step of every other ladder: what differs between two
+        # of them is then the place of their zeros.
+        seed = derive_seed(recipe.seed, f"prune {share}")
         fine_tuning = replace(recipe, seed=seed, train=recipe.train.model_copy(update=changes))
         decided += [share, fine_tuning]
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))
@@ -291,9 +291,9 @@ def read_layers(variant: Variant, choice: Mapping[str, Any], image_size_px: int,
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
-    start, ranking, seed_text = parse_names(__doc__, start="prune.starts", ranking=RANKINGS, seed="prune.seeds")
-    way = ranking if start == FINISHED else f"{start}-{ranking}"
-    choice, finished = read_json(CHOICE), name_finished(int(seed_text))
+    ladder, seed = parse_names(__doc__, ladder="prune.ladders", seed="prune.seeds")
+    way, (_, _, ranking) = ladder.removeprefix("finished-"), ladder.rpartition("-")
+    choice, finished = read_json(CHOICE), name_finished(int(seed))
     source = Variant("prune", way, "", finished.seed).start
     recipe = Recipe(
         train=params.train,

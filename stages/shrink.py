@@ -119,7 +119,7 @@ def list_rungs(
         if filters != "scratch":
             changes = shrink.model_dump(include={"epochs", "clean_epochs", "learning_rate"})
         variant = Variant("shrink", filters, share, recipe.seed)
-        seed = derive_seed(recipe.seed, variant.name)
+        seed = derive_seed(recipe.seed, f"shrink {share}")
         of_rung = replace(recipe, seed=seed, train=recipe.train.model_copy(update=changes))
         decided += [layers, of_rung]
         checkpoint = Checkpoint(locate_checkpoint(variant), compute_fingerprint(decided, inputs))

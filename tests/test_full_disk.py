@@ -90,7 +90,7 @@ def compute_checksums(folder: Path) -> dict[str, str]:
         ("stages.prepare", 0),
         ("stages.report", 0),
         ("stages.train tiny strong 42", 2**14),  # some of its files fit
-        ("stages.prune finished lamp 42", 2**14),
+        ("stages.prune finished-lamp 42", 2**14),
         ("stages.export train", 2**14),
     ],
 )

@@ -354,7 +354,7 @@ def folder(dense_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return tmp_path
 
 
-def climb(ranking: str = "uniform", seed: str = "7", start: str = "finished", **changes: Any) -> list[keras.Model]:
+def climb(ladder: str = "finished-uniform", seed: str = "7", **changes: Any) -> list[keras.Model]:
     """Runs the stage with `changes` of prune in the working directory; returns the model at each step."""
     keras.backend.clear_session()
     prune = replace(PRUNE, **changes)
@@ -363,9 +363,9 @@ def climb(ranking: str = "uniform", seed: str = "7", start: str = "finished", **
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(stage, "load_params", lambda **_: params)
         monkeypatch.setattr("stages.lib.running.arguments.load_params", lambda: params)
-        monkeypatch.setattr(sys, "argv", ["prune", start, ranking, seed])
+        monkeypatch.setattr(sys, "argv", ["prune", ladder, seed])
         stage.main()
-    folder = Path(f"data/prune/{ranking if start == 'finished' else f'{start}-{ranking}'}/{seed}")
+    folder = Path(f"data/prune/{ladder.removeprefix('finished-')}/{seed}")
     return [read_model(folder / str(sparsity) / "model.h5") for sparsity in prune.sparsities]
 
 
@@ -433,7 +433,7 @@ def test_images_that_the_finished_model_finds_easy_are_seen_in_every_other_epoch
 
 @pytest.mark.usefixtures("folder")
 def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers() -> None:
-    zeros = [count_zeros_by_layer(model) for model in climb("lamp")]
+    zeros = [count_zeros_by_layer(model) for model in climb("finished-lamp")]
 
     assert [of["conv2"] + of["dense1"] for of in zeros] == [216, 324]  # of 144 and 288
     assert [of["conv1"] + of["logits"] for of in zeros] == [0, 0]
@@ -442,7 +442,7 @@ def test_lamp_prunes_as_many_weights_as_uniform_and_spares_the_same_layers() -> 
 
 @pytest.mark.usefixtures("folder")
 def test_cost_saves_what_a_step_says_and_spares_the_same_layers() -> None:
-    zeros = [count_zeros_by_layer(model) for model in climb("cost")]
+    zeros = [count_zeros_by_layer(model) for model in climb("finished-cost")]
 
     assert [of["conv1"] + of["logits"] for of in zeros] == [0, 0]
     places, macs = 144 + 288, 36 * 144 + 288
@@ -457,7 +457,7 @@ def test_a_shrunk_model_is_pruned_from_its_own_weights_and_set_beside_the_finish
     layers = list_layers(6, 3, **ARCHITECTURE | SHRUNK)
     shrunk = kernels(read_model(folder / "data/shrink/magnitude/7/0.5/model.h5"))
 
-    half, three_quarters = climb("cost", start="magnitude-0.5", frequency=1, learning_rate=(1e-30, 0.01))
+    half, three_quarters = climb("magnitude-0.5-cost", frequency=1, learning_rate=(1e-30, 0.01))
 
     for name, kernel in kernels(half).items():
         assert (kernel[kernel != 0] == shrunk[name][kernel != 0]).all()
@@ -480,12 +480,20 @@ def test_the_fine_tuning_follows_the_training_but_for_what_prune_says_and_the_se
 
     same: dict[str, Any] = {"label_smoothing": 0.1, "batch_size": 4, "clean_epochs": 1}
     assert [step.recipe for step in steps] == [
-        make_recipe(seed=derive_seed(7, "lamp-0.5"), epochs=2, learning_rate=0.1, **same),
-        make_recipe(seed=derive_seed(7, "lamp-0.75"), epochs=3, learning_rate=0.2, **same),
+        make_recipe(seed=derive_seed(7, "prune 0.5"), epochs=2, learning_rate=0.1, **same),
+        make_recipe(seed=derive_seed(7, "prune 0.75"), epochs=3, learning_rate=0.2, **same),
     ]
     assert [str(step.checkpoint.path) for step in steps] == [
         f"data/checkpoints/prune@lamp-{sparsity}-7.npz" for sparsity in (0.5, 0.75)
     ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_same_step_of_every_ladder_sees_the_same_batches() -> None:
+    seeds = [[step.recipe.seed for step in list_steps(way, CHOICE, PRUNE, make_recipe(), INPUTS)] for way in PRUNE.ways]
+
+    assert len(seeds[0]) == len(set(seeds[0])) == 2
+    assert all(of_way == seeds[0] for of_way in seeds)
 
 
 @pytest.mark.usefixtures("folder")
@@ -516,14 +524,15 @@ def test_a_checkpoint_belongs_to_its_sparsity_and_those_before(changes: dict[str
 
 @pytest.mark.usefixtures("folder")
 def test_an_unknown_ranking_is_refused() -> None:
-    with pytest.raises(UserError, match="ranking: unknown name 'lamb'; did you mean 'lamp'"):
-        climb("lamb")
+    with pytest.raises(UserError, match="ladder: unknown name 'finished-lamb'; did you mean 'finished-lamp'"):
+        climb("finished-lamb")
 
 
 @pytest.mark.usefixtures("folder")
-def test_a_start_that_is_not_pruned_is_refused_with_those_that_are() -> None:
-    with pytest.raises(UserError, match=r"start: unknown name 'magnitude-0\.25'; did you mean 'magnitude-0\.5'"):
-        climb("cost", start="magnitude-0.25")
+@pytest.mark.parametrize("ladder", ["magnitude-0.25-cost", "magnitude-0.5-lamp"])
+def test_what_no_stage_prunes_is_refused(ladder: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown name '{ladder}'; did you mean 'magnitude-0\.5-cost'"):
+        climb(ladder)
 
 
 @pytest.mark.usefixtures("folder")

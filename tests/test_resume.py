@@ -195,7 +195,7 @@ def test_pruning_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(
     params = yaml.safe_load((folder / "params.yaml").read_text())
     choice = {"architecture": params["models"]["tiny"], "augmentation_limits": params["augmentations"]["strong"]}
     write_json(folder / "data/select_model/choice.json", choice)
-    prune = [sys.executable, "-m", "stages.prune", "finished", "lamp", "42"]
+    prune = [sys.executable, "-m", "stages.prune", "finished-lamp", "42"]
     start(folder, *prune).communicate(timeout=600)
     expected = compute_checksums(output)
     assert len(expected) == 2 * 3

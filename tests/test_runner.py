@@ -308,7 +308,7 @@ def test_a_stage_that_dvc_runs_is_watched_and_another_one_is_not(monkeypatch: py
         (["stages/select_model.py"], {"select_model": True, "frontier": False, "compare": False}),
         (["stages/finish.py", "42"], {"select_model": True, "frontier": False, "compare": False}),
         (["stages/evaluate.py", "finished", "42"], {"select_model": True, "frontier": False, "compare": False}),
-        (["stages/prune.py", "finished", "lamp", "42"], {"select_model": True, "frontier": False, "compare": False}),
+        (["stages/prune.py", "finished-lamp", "42"], {"select_model": True, "frontier": False, "compare": False}),
         (["stages/ship.py"], {"select_model": True, "frontier": True, "compare": False}),
         (["stages/report.py"], {"select_model": True, "frontier": True, "compare": True}),
     ],

@@ -126,11 +126,11 @@ def test_all_ways_have_the_same_networks_in_folders_of_their_own(filters: str) -
         ("scratch", [{}, {}]),
     ],
 )
-def test_each_rung_follows_the_training_but_for_what_shrink_says_and_sees_batches_of_its_own(
+def test_each_rung_follows_the_training_but_for_what_shrink_says_and_sees_other_batches_than_the_next(
     filters: str, changes: list[dict[str, Any]]
 ) -> None:
     assert [rung.recipe for rung in list_tiny_rungs(filters)] == [
-        make_recipe(seed=derive_seed(7, f"{filters}-{share}"), train=TRAIN, **change)
+        make_recipe(seed=derive_seed(7, f"shrink {share}"), train=TRAIN, **change)
         for share, change in zip((0.5, 0.25), changes, strict=True)
     ]
 

@@ -121,11 +121,8 @@ def test_metrics_of_the_comparison_are_numbers_and_words(finished: Path) -> None
         (("train", "tiny", "none", "43"), "seed: unknown name '43'; known: 42"),
         (("finish", "43"), "seed: unknown name '43'; known: 42"),
         (("evaluate", "tiny-nine", "42"), "candidate: unknown name 'tiny-nine'; did you mean 'tiny-none'?"),
-        (("prune", "finished", "lamb", "42"), "ranking: unknown name 'lamb'; did you mean 'lamp'?"),
-        (
-            ("prune", "magnitude-0.4", "cost", "42"),
-            "start: unknown name 'magnitude-0.4'; did you mean 'magnitude-0.5'?",
-        ),
+        (("prune", "finished-lamb", "42"), "ladder: unknown name 'finished-lamb'; did you mean 'finished-lamp'?"),
+        (("prune", "magnitude-0.5-lamp", "42"), "did you mean 'magnitude-0.5-cost'?"),
         (("shrink", "norm", "42"), "filters: unknown name 'norm'"),
         (("export", "evaluate"), "source: unknown name 'evaluate'"),
         (("complexity", "huge"), "model: unknown name 'huge'"),

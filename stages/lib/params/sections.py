@@ -228,7 +228,7 @@ class PruneParams(Section):
 
     rankings: Annotated[Different[Ranking], Field(min_length=1, description=f"a list of {', '.join(RANKINGS)}")]
     shrunk_shares: Annotated[Different[FractionBetween], Field(description="a list of numbers in (0, 1)")]
-    shrunk_rankings: Annotated[Different[Ranking], Field(description=f"a list of {', '.join(RANKINGS)}")]
+    shrunk_rankings: Annotated[Different[Ranking], Field(min_length=1, description=f"a list of {', '.join(RANKINGS)}")]
     seeds: Seeds
     sparsities: Annotated[Steps, AfterValidator(_check_order)]
     epochs: Annotated[ListOf[Epochs], BeforeValidator(_spread)]
@@ -241,16 +241,11 @@ class PruneParams(Section):
     learning_rate: Annotated[ListOf[LearningRate], BeforeValidator(_spread)]
 
     @property
-    def starts(self) -> list[str]:
-        """Names what is pruned: the finished model, and shrunk ones."""
-        return ["finished", *(f"magnitude-{share}" for share in self.shrunk_shares)]
-
-    @property
     def ladders(self) -> list[str]:
         """Names the ladders by start and ranking: those of the finished model, then those of each shrunk one."""
-        finished, *shrunk = self.starts
-        of_finished = [f"{finished}-{ranking}" for ranking in self.rankings]
-        return of_finished + [f"{start}-{ranking}" for start in shrunk for ranking in self.shrunk_rankings]
+        of_finished = [f"finished-{ranking}" for ranking in self.rankings]
+        of_shrunk = [f"magnitude-{share}-{ranking}" for share in self.shrunk_shares for ranking in self.shrunk_rankings]
+        return of_finished + of_shrunk
 
     @property
     def ways(self) -> list[str]:
