@@ -208,7 +208,7 @@ def draw_files(shipped: Mapping[str, Any]) -> None:
             "gzip_size_bytes",
             "kB, gzipped (published: kB at 4 bytes a parameter)",
         ),
-        ("macs", "frontier", files, "arithmetic", "macs", "million MACs an image"),
+        ("macs", "frontier", files, "arithmetic", "macs", "million MACs an image, zeros included"),
         ("latency", "frontier", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
     ):
         write_png(OUTPUT / f"{name}.png", chart, rows, f"What accuracy costs in {cost}", x=x, x_label=label)

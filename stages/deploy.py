@@ -13,11 +13,13 @@ Writes, in data/deploy/<source>/<name>/:
     layers.csv: of each layer with weights, MACs that are executed for an image, MACs of the dense layer, bytes of its
         tables, and their form.
     metrics.json: the same of the whole model; bytes of flash and RAM on a Cortex-M4, and what they are made of;
-        instructions for the first image on a Cortex-M4 and a Cortex-M0+; how many of the images get the same logits,
-        bit for bit, from the Cortex-M4 as from this machine; bytes of the arena of TensorFlow Lite Micro for the same
-        file, as a 64-bit machine measures it. Of the finished model also, as a control, what it costs to skip no zero.
+        instructions for the first image on a Cortex-M4 and a Cortex-M0+; how many images got the same logits, bit for
+        bit, from the Cortex-M4 as from this machine; bytes of the arena of TensorFlow Lite Micro for the same file, as
+        a 64-bit machine measures it. Of the finished model also, as a control, what it costs to skip no zero.
 and, which are no DVC outputs, since no two runs take the same time:
     data/timing/c/<source>/<name>.json: how long the C takes here, beside the LiteRT files.
+
+The stage fails if a Cortex-M4, or for the first image a Cortex-M0+, gives other logits than this machine.
 """
 
 import os
@@ -32,6 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stages.lib.device.compiler import Code, compile_to_c
+from stages.lib.errors import UserError
 from stages.lib.litert.runtime import read_interpreter, to_model_input
 from stages.lib.params.load import load_params
 from stages.lib.running.arguments import parse_names
@@ -39,7 +42,7 @@ from stages.lib.running.machine import read_cpu_name
 from stages.lib.running.runner import TIMING, run_stage
 from stages.lib.storage.files import check_exists, compute_sha256, read_split, write_bytes, write_csv, write_json
 from stages.lib.target.build import PROCESSORS, Optimization, Processor, build_for_host, build_for_processor
-from stages.lib.target.emulator import count_instructions, run_on_processor
+from stages.lib.target.emulator import Run, count_instructions, run_on_processor
 from stages.lib.target.host import run_on_host
 from stages.lib.target.latency import measure_latency_in_fresh_process
 from stages.lib.target.memory import measure_sections
@@ -88,9 +91,30 @@ def build_all(program: Program, optimization: Optimization) -> dict[Processor, b
     return {processor: build_for_processor(program, processor, optimization) for processor in PROCESSORS}
 
 
-def measure_cost(code: Code, program: Program, elfs: Mapping[Processor, bytes], image: np.ndarray) -> dict[str, int]:
-    """Measures what a model costs for an int8 image; flash and RAM are those of the Cortex-M4."""
-    runs = {processor: count_instructions(program, elf, processor, image) for processor, elf in elfs.items()}
+def run_all(program: Program, elfs: Mapping[Processor, bytes], image: np.ndarray) -> dict[Processor, Run]:
+    """Runs a model on each processor on one int8 image."""
+    return {processor: count_instructions(program, elf, processor, image) for processor, elf in elfs.items()}
+
+
+def check_same(path: Path, processor: Processor, logits: np.ndarray, expected: np.ndarray) -> None:
+    """Checks that the C of the file at `path` gives on a processor what it gives here: (images, classes) int8 logits.
+
+    Raises:
+        UserError: if not.
+    """
+    different = int((logits != expected).any(axis=1).sum())
+    if different:
+        raise UserError(
+            f"{path}: expected its C to give on a {processor}, emulated, the logits that it gives here; got others on "
+            f"{different} of {len(logits)} validation images; do not deploy it, and install requirements.txt again, of "
+            "which the compiler is a part"
+        )
+
+
+def measure_cost(
+    code: Code, program: Program, elfs: Mapping[Processor, bytes], runs: Mapping[Processor, Run]
+) -> dict[str, int]:
+    """Lists what a model costs for an image; flash and RAM are those of the Cortex-M4."""
     sections, stack_bytes = measure_sections(elfs["cortex_m4"]), runs["cortex_m4"].stack_bytes
     return {
         "macs": code.macs,
@@ -98,7 +122,8 @@ def measure_cost(code: Code, program: Program, elfs: Mapping[Processor, bytes], 
         "flash_bytes": sections.flash_bytes,
         "code_bytes": sections.code,
         "weights_bytes": code.weights_bytes,
-        "ram_bytes": sections.static_bytes + code.buffer_bytes + stack_bytes,
+        "ram_bytes": sections.static_bytes + program.given_bytes + stack_bytes,
+        "image_bytes": program.image_bytes,
         "buffer_bytes": code.buffer_bytes,
         "stack_bytes": stack_bytes,
         **{f"instructions_{processor}": run.instructions for processor, run in runs.items()},
@@ -116,20 +141,26 @@ def deploy_model(
         prefer: what the generator and the compiler aim at.
         images: (N, size, size) uint8, of which the first one's instructions are counted.
         has_control: whether the C that skips no zero is measured, too.
+
+    Raises:
+        UserError: if it cannot be compiled, or a processor gives other logits than this machine.
     """
     content = path.read_bytes()
     given = to_model_input(read_interpreter(path, 1, num_threads=1), images)
     code = compile_to_c(content, class_names, prefer)
     program = make_program(code, given[0].size, len(class_names))
     library, elfs = build_for_host(program), build_all(program, prefer)
-    metrics = measure_cost(code, program, elfs, given[0])
-    answers = run_on_processor(program, elfs["cortex_m4"], "cortex_m4", given)
-    metrics["compared_images"] = len(given)
-    metrics["equal_images"] = int((answers == run_on_host(program, library, given)).all(axis=1).sum())
+    expected = run_on_host(program, library, given)
+    runs = run_all(program, elfs, given[0])
+    for processor, run in runs.items():
+        check_same(path, processor, run.logits[np.newaxis], expected[:1])
+    check_same(path, "cortex_m4", run_on_processor(program, elfs["cortex_m4"], "cortex_m4", given), expected)
+    metrics = measure_cost(code, program, elfs, runs) | {"compared_images": len(given)}
     if has_control:
         control = compile_to_c(content, class_names, "dense")
         dense = make_program(control, given[0].size, len(class_names))
-        cost = metrics if dense == program else measure_cost(control, dense, build_all(dense, prefer), given[0])
+        dense_elfs = build_all(dense, prefer)
+        cost = measure_cost(control, dense, dense_elfs, run_all(dense, dense_elfs, given[0]))
         metrics |= {f"control_{name}": cost[name] for name in CONTROLLED}
     return Deployed(path, code, program, library, metrics)
 

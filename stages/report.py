@@ -95,7 +95,7 @@ class Findings:
     ood: Mapping[str, Any]  # data/ship/ood.json
     ood_bins: Sequence[Mapping[str, str]]  # data/ship/ood.csv
     audit: Mapping[str, Any]  # data/audit/metrics.json
-    control: Mapping[str, int]  # what deploy measured of the finished model, and of its control without a zero skipped
+    control: Mapping[str, int] | None  # what deploy measured of the finished model and its control, if it has C
     verified: Mapping[str, int]  # data/verify/metrics.json
     times: Times  # of the files
     c_times: Sequence[TimedC]  # of their C
@@ -265,6 +265,14 @@ def read_confusion() -> dict[tuple[str, str], int]:
     return {pair: images for pair, images in counts if images}
 
 
+def read_control(files: Sequence[RankedFile], seed: int) -> Mapping[str, int] | None:
+    """Reads what deploy measured of the finished model; None where export left out its int8 file."""
+    finished = name_finished(seed)
+    return (
+        read_deployed(finished) if (finished.name, "int8") in [(file.name, file.precision) for file in files] else None
+    )
+
+
 def read_findings(params: Params) -> Findings:
     """Reads everything that the page shows."""
     models = params.study.models
@@ -304,7 +312,7 @@ def read_findings(params: Params) -> Findings:
         ood=read_json(DATA / "ship/ood.json"),
         ood_bins=read_csv(DATA / "ship/ood.csv"),
         audit=read_json(DATA / "audit/metrics.json"),
-        control=read_deployed(name_finished(seed)),
+        control=read_control(files, seed),
         verified=read_json(DATA / "verify/metrics.json"),
         times={(file.kind, file.name, file.precision): file for file in timed},
         c_times=read_rows(DATA / "frontier/c_latency.csv", TimedC),
@@ -317,7 +325,7 @@ def answer_all(found: Findings) -> dict[str, str]:
     """Answers what ships, then each question of the page."""
     shipped = found.shipped
     compared = answers.find_comparison_with_dense(found.comparisons, shipped["name"], shipped["source"])
-    ships = answers.answer_shipped(shipped, found.dense, found.published, compared)
+    ships = answers.answer_shipped(shipped, found.published, compared)
     return {"ships": ships} | {section.question: section.answer(found) for section in SECTIONS}
 
 

@@ -138,8 +138,8 @@ def list_files_within(files: Sequence[RankedFile], limits: ShipParams) -> list[R
         keys = " and ".join(f"ship.{cost.key} ({cost.limit:,})" for cost in list_costs(nearest, limits))
         raise UserError(
             f"params.yaml: expected an int8 file within {keys}; got none of {len(files)}: the nearest, {nearest.name}, "
-            f"{tell_excess(nearest, limits)}; raise that limit, or compress further (prune.sparsities, "
-            "shrink.macs_shares)"
+            f"{tell_excess(nearest, limits)}; raise what it exceeds, compress further (prune.sparsities, "
+            "shrink.macs_shares), or study smaller networks (study.models)"
         )
     return within
 
@@ -147,7 +147,7 @@ def list_files_within(files: Sequence[RankedFile], limits: ShipParams) -> list[R
 def tell_excess(file: RankedFile, limits: ShipParams) -> str:
     """Says what a file takes more than the limits allow."""
     beyond = [cost for cost in list_costs(file, limits) if cost.value > cost.limit]
-    return "takes " + join([f"{cost.value:,} {cost.unit}, more than {cost.key}" for cost in beyond])
+    return "takes " + join([f"{cost.value:,} {cost.unit}, more than ship.{cost.key}" for cost in beyond])
 
 
 def select_file(within: Sequence[RankedFile]) -> RankedFile:

@@ -1,7 +1,7 @@
 """Does the shipped model answer on a small device as it does here? Runs its C on every test image.
 
 Reads:
-    data/ship/model.c, model.h: the shipped C; model.tflite: the file that it was made of; model.json: what it takes.
+    data/ship/model.c, model.h: the shipped C; model.tflite: the file that it was made of.
     data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8.
 
 Writes, in data/verify/:
@@ -15,6 +15,7 @@ The stage fails, and writes nothing, if the C differs from the reference on any 
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from stages.lib.litert.runtime import predict_outputs, read_interpreter, to_mode
 from stages.lib.network.metrics import compute_accuracy
 from stages.lib.params.load import load_params
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import check_exists, read_json, read_split, write_json
+from stages.lib.storage.files import check_exists, read_split, write_json
 from stages.lib.target.build import PROCESSORS, Optimization, build_for_host, build_for_processor
 from stages.lib.target.emulator import run_on_processor
 from stages.lib.target.host import run_on_host
@@ -90,16 +91,20 @@ def check_same(name: str, answers: np.ndarray, other: str, expected: np.ndarray)
 
 
 def read_program() -> Program:
-    """Reads the shipped C."""
+    """Reads the shipped C.
+
+    Raises:
+        UserError: if a file is missing, or model.h does not say what a caller has to know.
+    """
     for name in ("model.c", "model.h"):
         check_exists(SHIP / name)
-    card = read_json(SHIP / "model.json")
+    source, header = ((SHIP / name).read_text(encoding="utf-8") for name in ("model.c", "model.h"))
+    defined = {name: int(value) for name, value in re.findall(r"#define MODEL_(\w+) (\d+)", header)}
+    missing = {"IMAGE_SIZE_PX", "NUM_CLASSES", "BUFFER_BYTES"} - set(defined)
+    if missing:
+        raise UserError(f"{SHIP / 'model.h'}: expected to find MODEL_{min(missing)} defined; run `dvc repro`")
     return Program(
-        source=(SHIP / "model.c").read_text(encoding="utf-8"),
-        header=(SHIP / "model.h").read_text(encoding="utf-8"),
-        image_bytes=card["image_size_px"] ** 2,
-        num_classes=len(card["class_names"]),
-        buffer_bytes=card["device"]["buffer_bytes"],
+        source, header, defined["IMAGE_SIZE_PX"] ** 2, defined["NUM_CLASSES"], buffer_bytes=defined["BUFFER_BYTES"]
     )
 
 

@@ -33,7 +33,7 @@ def team(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def test_model_is_published_and_fetched_by_stage_and_version(team: Path, tmp_path: Path) -> None:
-    first = (team / MODEL).read_bytes()
+    first, c = (team / MODEL).read_bytes(), (team / "data/ship/model.c").read_bytes()
     assert "fashion-classifier" in run_commands(team, "publish")
     flash_bytes = json.loads((team / "data/ship/model.json").read_text())["device"]["flash_bytes"]
     edit_params(team, ship={"max_flash_bytes": flash_bytes - 1})
@@ -47,6 +47,7 @@ def test_model_is_published_and_fetched_by_stage_and_version(team: Path, tmp_pat
     elsewhere.mkdir()
     run_commands(elsewhere, "fetch-model")
     assert (elsewhere / "first.tflite").read_bytes() == first
+    assert (elsewhere / "model.c").read_bytes() == c
     assert (elsewhere / "model.tflite").read_bytes() == second
     assert json.loads((elsewhere / "model.json").read_text())["sha256"] == sha256(first).hexdigest()
 

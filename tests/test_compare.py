@@ -126,6 +126,7 @@ def test_the_summary_is_flat_and_in_the_order_of_the_ladder() -> None:
         *interval("shipped_test_accuracy", 0.8500, 0.9589),  # 92 of 100
         ("shipped_size_bytes", 1000),
         ("shipped_gzip_size_bytes", 400),
+        ("shipped_executed_macs", 300_000),
         ("shipped_flash_bytes", 700),
         ("shipped_ram_bytes", 250),
         ("shipped_instructions", 900_000),

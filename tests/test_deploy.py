@@ -1,8 +1,10 @@
 import csv
+import dataclasses
 import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import DeployParams, Params
 from stages.lib.running.machine import read_cpu_name
 from stages.lib.storage.files import read_json, write_arrays, write_bytes, write_json
+from stages.lib.target.emulator import Run, count_instructions, run_on_processor
 from stages.lib.target.micro import measure_arena
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 6, 6), np.uint8)
@@ -93,9 +96,10 @@ def test_each_int8_file_becomes_c_with_what_it_costs(
         assert ((written / "model.c").read_text(), (written / "model.h").read_text()) == (code.source, code.header)
         metrics = read_json(written / "metrics.json")
         assert (metrics["macs"], metrics["dense_macs"]) == (code.macs, code.dense_macs)
-        assert metrics["flash_bytes"] >= metrics["code_bytes"] + metrics["weights_bytes"] * 0.9
-        assert metrics["ram_bytes"] == code.buffer_bytes + metrics["stack_bytes"]
-        assert metrics["compared_images"] == metrics["equal_images"] == 4
+        pixels = 256  # the table of `model_classify`, which `model_run` does not need
+        assert metrics["flash_bytes"] > metrics["code_bytes"] + metrics["weights_bytes"] - pixels
+        assert metrics["ram_bytes"] == 6 * 6 + 3 + code.buffer_bytes + metrics["stack_bytes"]
+        assert metrics["compared_images"] == 4
         assert metrics["tflite_micro_arena_bytes"] == measure_arena(content).total_bytes
         rows = list(csv.DictReader((written / "layers.csv").read_text().splitlines()))
         assert sum(int(row["macs"]) for row in rows) == metrics["macs"]
@@ -124,7 +128,51 @@ def test_the_finished_model_has_a_control_that_skips_no_zero(
     assert metrics["control_macs"] == metrics["dense_macs"] > metrics["macs"]
     for name in ("flash_bytes", "instructions_cortex_m4", "instructions_cortex_m0plus"):
         assert metrics[f"control_{name}"] > metrics[name]
-    assert metrics["control_ram_bytes"] > 0
+    assert metrics["control_ram_bytes"] > metrics["image_bytes"] + metrics["buffer_bytes"]
+
+
+def test_a_dense_model_is_its_own_control(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["deploy", "finish"])
+
+    stage.main()
+
+    metrics = read_json(folder / "data/deploy/finish/finished/metrics.json")
+    names = ("macs", "flash_bytes", "ram_bytes", "instructions_cortex_m4", "instructions_cortex_m0plus")
+    assert {name: metrics[f"control_{name}"] for name in names} == {name: metrics[name] for name in names}
+
+
+@pytest.mark.parametrize(("wrong_processor", "wrong_image"), [("cortex_m4", 0), ("cortex_m0plus", 0), ("cortex_m4", 2)])
+def test_a_processor_that_answers_otherwise_stops_the_stage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, wrong_processor: str, wrong_image: int
+) -> None:
+
+    def count_wrongly(*given: Any) -> Run:
+        result = count_instructions(*given)
+        is_wrong = (given[2], 0) == (wrong_processor, wrong_image)
+        return dataclasses.replace(result, logits=result.logits + np.int8(is_wrong))
+
+    def run_wrongly(*given: Any) -> np.ndarray:
+        return run_on_processor(*given) + (np.arange(4) == wrong_image).astype(np.int8)[:, np.newaxis]
+
+    monkeypatch.setattr(stage, "count_instructions", count_wrongly)
+    monkeypatch.setattr(stage, "run_on_processor", run_wrongly)
+
+    with pytest.raises(UserError, match=rf"int8\.tflite: .* on a {wrong_processor}, .* on 1 of [14] validation images"):
+        stage.main()
+
+    assert not list(folder.glob("data/deploy/prune/*/metrics.json"))
+
+
+def test_the_sixth_model_fits_into_64_kib_of_flash_and_32_kib_of_ram(params: Params, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 28, 28), np.uint8)
+    network = build_model(list_layers(28, 10, **params.models["sixth"].model_dump()), 0)
+    path = tmp_path / "int8.tflite"
+    path.write_bytes(convert_to_int8(network, images, 7))
+
+    deployed = stage.deploy_model(path, load_params().dataset.class_names, "speed", images[:1], has_control=False)
+
+    assert deployed.metrics["flash_bytes"] < 64 * 1024
+    assert deployed.metrics["ram_bytes"] < 32 * 1024
 
 
 def test_what_export_left_out_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,7 @@ def test_a_file_in_int8_has_the_costs_of_its_c_and_others_have_none() -> None:
     none = dict.fromkeys(DEVICE_COSTS)
     assert [read_device_costs(file) for file in (read_finished(), float32)] == [none, none]
     assert read_device_costs(int8) == {
+        "executed_macs": 3600,
         "flash_bytes": 1800,
         "ram_bytes": 2036,
         "instructions": 10_800,
@@ -191,7 +192,7 @@ def test_images_are_counted_by_split() -> None:
 def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
     values: dict[str, Any] = vars(read_finished())
     values |= {f"is_on_{cost}_front": cost == "flash" for cost in ("size", "macs", "flash", "ram", "instructions")}
-    device_costs = ((1, 2, 3, 4), (None, None, None, None))
+    device_costs = (range(5), (None,) * 5)
     files = [RankedFile(**{**values, **dict(zip(DEVICE_COSTS, costs, strict=True))}) for costs in device_costs]
     others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
     write_frontier(tmp_path / "x.csv", files, others, {"val": 200, "test": 100})

@@ -71,6 +71,7 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "in
         "nonzero_macs": 500,
         "parameters": 100,
         "sparsity": 0.875,
+        "executed_macs": 400 if precision == "int8" else None,
         "flash_bytes": gzip_size + 10 if precision == "int8" else None,
         "ram_bytes": 7 if precision == "int8" else None,
         "instructions": 5 * gzip_size if precision == "int8" else None,
@@ -180,8 +181,9 @@ def test_without_a_file_within_the_budget_limits_and_nearest_are_named() -> None
 
     assert str(error.value) == (
         "params.yaml: expected an int8 file within ship.max_flash_bytes (100) and ship.max_ram_bytes (10); got none of "
-        "3: the nearest, near, takes 120 bytes of flash, more than max_flash_bytes and 20 bytes of RAM, more than "
-        "max_ram_bytes; raise that limit, or compress further (prune.sparsities, shrink.macs_shares)"
+        "3: the nearest, near, takes 120 bytes of flash, more than ship.max_flash_bytes and 20 bytes of RAM, more "
+        "than ship.max_ram_bytes; raise what it exceeds, compress further (prune.sparsities, shrink.macs_shares), or "
+        "study smaller networks (study.models)"
     )
 
 
@@ -208,8 +210,8 @@ def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> N
         "lamp-0.9 in int8 is the most accurate of the 2 of 4 int8 files that take at most 5,000 bytes of flash and 10 "
         "bytes of RAM: it has 93.70 % (92.0 to 95.0) of the validation images right, and takes 1,234 bytes of flash "
         "and 7 bytes of RAM. middle would be 0.30 points more accurate, but takes 12 bytes of RAM, more than "
-        "max_ram_bytes; finished would be 0.50 points more accurate, but takes 953,112 bytes of flash, more than "
-        "max_flash_bytes."
+        "ship.max_ram_bytes; finished would be 0.50 points more accurate, but takes 953,112 bytes of flash, more than "
+        "ship.max_flash_bytes."
     )
 
 

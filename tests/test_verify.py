@@ -15,7 +15,7 @@ from stages.lib.network.architecture import list_layers
 from stages.lib.network.model import build_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import DeployParams
-from stages.lib.storage.files import read_json, write_arrays, write_bytes, write_json
+from stages.lib.storage.files import read_json, write_arrays, write_bytes
 from stages.lib.target.build import Optimization, Processor, build_for_processor
 from stages.lib.target.micro import run_on_micro
 from stages.lib.target.program import Program
@@ -29,8 +29,6 @@ def write_c(code: Code) -> None:
     """Writes what the stage reads of the shipped C."""
     write_bytes(Path("data/ship/model.c"), code.source.encode())
     write_bytes(Path("data/ship/model.h"), code.header.encode())
-    card = {"image_size_px": 6, "class_names": CLASSES, "device": {"buffer_bytes": code.buffer_bytes}}
-    write_json(Path("data/ship/model.json"), card)
 
 
 def convert(seed: int) -> bytes:
@@ -131,9 +129,17 @@ def test_parts_run_on_all_cpus_are_joined_in_order(count: int) -> None:
     assert stage.run_on_all_cpus(lambda part: part + 1, images, "shown").tolist() == (images + 1).tolist()
 
 
-@pytest.mark.parametrize("name", ["model.tflite", "model.c", "model.h", "model.json"])
+@pytest.mark.parametrize("name", ["model.tflite", "model.c", "model.h"])
 def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
     (folder / "data/ship" / name).unlink()
 
     with pytest.raises(UserError, match=rf"data/ship/{re.escape(name)}: not found"):
+        stage.main()
+
+
+def test_a_header_that_does_not_say_what_a_caller_needs_is_refused(folder: Path) -> None:
+    header = folder / "data/ship/model.h"
+    header.write_text(header.read_text().replace("MODEL_BUFFER_BYTES ", "MODEL_BYTES "))
+
+    with pytest.raises(UserError, match=r"data/ship/model\.h: expected to find MODEL_BUFFER_BYTES defined"):
         stage.main()

@@ -9,7 +9,8 @@ Writes, in FOLDER:
     example.c: a program that prints the class of a picture; its first lines say how it is compiled.
 
 Prints a table of the layers, and what the model costs on two microcontrollers, which are emulated: flash with the code;
-RAM, working memory and stack; and executed instructions for an image of noise, which are no cycles and no milliseconds.
+RAM with image, logits, working memory and stack; and executed instructions for an image of noise, which are no cycles
+and no milliseconds.
 Beside it, the memory that TensorFlow Lite Micro asks for, and how long C and LiteRT take on this machine.
 """
 
@@ -56,7 +57,7 @@ def measure(program: Program, processor: Processor, optimization: Optimization) 
     sections = measure_sections(elf)
     image = np.random.default_rng(0).integers(-128, 128, program.image_bytes, np.int8)
     run = count_instructions(program, elf, processor, image)
-    ram_bytes = program.buffer_bytes + sections.static_bytes + run.stack_bytes
+    ram_bytes = program.given_bytes + sections.static_bytes + run.stack_bytes
     return (
         f"{NAME_OF[processor]}: {sections.flash_bytes:,} bytes of flash, {ram_bytes:,} bytes of RAM, "
         f"{run.instructions:,} instructions for an image"

@@ -187,19 +187,18 @@ def find_comparison_with_dense(comparisons: Sequence[Comparison], name: str, sou
     return next(row for row in list_family(comparisons, FILES[KIND_OF[source]]) if row.name == f"{name} int8")
 
 
-def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: float | None, compared: Comparison) -> str:
+def answer_shipped(shipped: Mapping[str, Any], published: float | None, compared: Comparison) -> str:
     """Answers what ships.
 
-    `shipped` is data/ship/model.json, `dense` the float32 file of the finished model, `published` the test accuracy of
-    the study's choice, if this run has a model of that name, `compared` how the shipped file compares with `dense`.
+    `shipped` is data/ship/model.json, `published` the test accuracy of the study's choice, if this run has a model of
+    that name, `compared` how the shipped file compares with the float32 file of the finished model.
     """
     made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
-    accuracy, flash = shipped["test_accuracy"], shipped["device"]["flash_bytes"]
-    smaller = compare_cost(flash, dense.size_bytes, "smaller than", "larger than", "about as large as")
+    accuracy = shipped["test_accuracy"]
     verdict = tell_comparison(compared, "the dense float32 file of the finished model")
     text = (
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
-        f"{num_images:,} test images right: {verdict}. In C it is {smaller} that file."
+        f"{num_images:,} test images right: {verdict}."
     )
     if published is None:
         return text
@@ -212,19 +211,17 @@ def answer_shipped(shipped: Mapping[str, Any], dense: ModelFile, published: floa
 
 def answer_device(
     shipped: Mapping[str, Any],
-    control: Mapping[str, int],
+    control: Mapping[str, int] | None,
     files: Sequence[RankedFile],
     verified: Mapping[str, int],
     num_images: Mapping[str, int],
 ) -> str:
     """Answers what the C of the shipped file costs on a microcontroller.
 
-    `shipped` is data/ship/model.json, `control` what deploy measured of the finished model with its controls, `files`
-    all of ours, `verified` data/verify/metrics.json.
+    `shipped` is data/ship/model.json, `control` what deploy measured of the finished model with its controls, None
+    where export left its int8 file out, `files` all of ours, `verified` data/verify/metrics.json.
     """
-    cost, instructions = shipped["device"], shipped["device"]["instructions_cortex_m4"]
-    dense = {name.removeprefix("control_"): value for name, value in control.items() if name.startswith("control_")}
-    fewer = compare_cost(instructions, dense["instructions_cortex_m4"], "fewer than", "more than", "about as many as")
+    cost = shipped["device"]
     front = sorted((file for file in files if file.is_on_flash_front), key=lambda file: file.flash_bytes or 0)
     ends = [
         f"{file.name} with {(file.flash_bytes or 0) / 1000:,.1f} kB and "
@@ -234,26 +231,70 @@ def answer_device(
     num_c = sum(file.flash_bytes is not None for file in files)
     return (
         f"In C on a Cortex-M4, the shipped file takes {cost['flash_bytes'] / 1000:,.1f} kB of flash, of which "
-        f"{cost['weights_bytes'] / 1000:,.1f} kB are tables of weights, {cost['ram_bytes'] / 1000:,.1f} kB of RAM, its "
-        f"stack included, and {instructions / 1e6:,.1f} million instructions for an image, {fewer} C that stores and "
-        "multiplies every weight of the finished model, which takes "
-        f"{dense['instructions_cortex_m4'] / 1e6:,.1f} million and {dense['flash_bytes'] / 1000:,.1f} kB of flash. "
+        f"{cost['weights_bytes'] / 1000:,.1f} kB are tables of weights, {cost['ram_bytes'] / 1000:,.1f} kB of RAM, "
+        f"image and stack included, and {cost['instructions_cortex_m4'] / 1e6:,.1f} million instructions for an image"
+        f"{tell_control(cost, control)}. {tell_lightest(files)}"
         "Instructions are counted in an emulator; they are neither cycles nor milliseconds. "
         f"The .tflite file alone is {shipped['size_bytes'] / 1000:,.1f} kB, and TensorFlow Lite Micro takes "
         f"{cost['tflite_micro_arena_bytes'] / 1000:,.1f} kB of RAM to run it, as a 64-bit machine measures it, which "
         "over-reports what describes the tensors. "
-        f"{tell_verified(verified)} {len(front)} of {num_c} files in C are beaten by no other on the validation images "
+        f"{tell_verified(verified, num_images['test'])} "
+        f"{len(front)} of {num_c} files in C are beaten by no other on the validation images "
         f"at their flash: {' to '.join(ends)}."
     )
 
 
-def tell_verified(verified: Mapping[str, int]) -> str:
+def tell_control(cost: Mapping[str, int], control: Mapping[str, int] | None) -> str:
+    """Compares what the C of the shipped file costs with the control of `answer_device`; "" if there is none."""
+    if control is None:
+        return ""
+    dense = {name.removeprefix("control_"): value for name, value in control.items() if name.startswith("control_")}
+    fewer, less = (
+        compare_cost(cost[name], dense[name], *words)
+        for name, words in (
+            ("instructions_cortex_m4", ("fewer than", "more than", "about as many as")),
+            ("flash_bytes", ("less", "more", "about as much")),
+        )
+    )
+    return (
+        f", {fewer} C that stores and multiplies every weight of the finished model, which takes "
+        f"{dense['instructions_cortex_m4'] / 1e6:,.1f} million, and {dense['flash_bytes'] / 1000:,.1f} kB of flash, "
+        f"against which it is {less}"
+    )
+
+
+def tell_lightest(files: Sequence[RankedFile]) -> str:
+    """Tells of each ladder of pruning which file in C needs the fewest instructions and loses next to nothing.
+
+    What it loses is measured on validation images, against the finished model in float32; "" if no file is pruned.
+    """
+    finished = next(file for file in files if (file.name, file.format) == ("finished", "keras"))
+    pruned = [file for file in files if file.kind == "pruned" and file.instructions is not None]
+    told = []
+    for way in dict.fromkeys(file.way for file in pruned):
+        good = [
+            (file.instructions or 0, file.name)
+            for file in pruned
+            if file.way == way and round(finished.val_accuracy - file.val_accuracy, 6) <= SLIGHT_LOSS
+        ]
+        told += [f"{instructions / 1e6:,.1f} million by {way} ({name})" for instructions, name in sorted(good)[:1]]
+    if not told:
+        return ""
+    return (
+        f"With at most {100 * SLIGHT_LOSS:g} points of validation accuracy lost to the finished model, the fewest "
+        f"instructions are {join(told)}. "
+    )
+
+
+def tell_verified(verified: Mapping[str, Any], num_test: int) -> str:
     """Tells on how many test images the C gives what LiteRT does; `verified` is data/verify/metrics.json."""
     images = verified["images"]
     return (
         f"On {images - verified['different_from_reference']:,} of {images:,} test images, its int8 output is, bit for "
         "bit, that of LiteRT's reference kernels; LiteRT's usual ones (XNNPACK) round otherwise, and differ on "
-        f"{verified['xnnpack_different_logits']:,}, in the class on {verified['xnnpack_different_classes']:,}."
+        f"{verified['xnnpack_different_logits']:,}, in the class on {verified['xnnpack_different_classes']:,}. So "
+        f"the C has {format_accuracy(verified['test_accuracy'], num_test)} of them right; all other accuracies of "
+        "files here are those of LiteRT's usual kernels."
     )
 
 
@@ -397,17 +438,17 @@ def answer_pruning(files: Sequence[ModelFile], comparisons: Sequence[Comparison]
         smaller = compare_cost(best.gzip_size_bytes, dense.gzip_size_bytes, "smaller", "larger", "about as large")
         compared = find_comparison(comparisons, FILES["pruned"], best.name, dense.name)
         sentences.append(
-            f"{ranking} reaches {100 * best.sparsity:.1f} % zeros and {100 * best.nonzero_macs / dense.macs:.1f} % of "
-            f"the MACs: "
+            f"{ranking} reaches {100 * best.sparsity:.1f} % zeros, and {100 * best.nonzero_macs / dense.macs:.1f} % of "
+            f"the MACs have another weight: "
             f"{format_accuracy(best.test_accuracy, num_images['test'])} of the test images right, "
             f"{tell_comparison(compared, dense.name)}, and its gzipped model file is {smaller}"
         )
     text = f"With at most {100 * SLIGHT_LOSS:g} points of validation accuracy lost, {'; '.join(sentences)}."
     furthest = max(float(file.target) for file in pruned)
     at_end = rank_ways(pruned, str(furthest))
-    rivals = [(one, other) for one, other in combinations(at_end, 2) if are_rivals(one.variant, other.variant)]
-    if rivals:
-        first, last = rivals[-1]
+    for first, last in combinations(at_end, 2):
+        if not are_rivals(first.variant, last.variant):
+            continue
         compared = find_comparison(comparisons, WAYS["pruned"], first.name, last.name)
         text += f" At {100 * furthest:g} % zeros, {first.way}: {tell_comparison(compared, last.way)}."
     return f"{text} {tell_file_tests(comparisons, 'pruned')}"

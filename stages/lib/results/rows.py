@@ -31,6 +31,7 @@ KIND_OF = {
 UNDER = "test_accuracy_under_"  # begins the columns of accuracies on distorted test images
 MEASURED = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")  # of every file
 DEVICE_COSTS = {
+    "executed_macs": "macs",
     "flash_bytes": "flash_bytes",
     "ram_bytes": "ram_bytes",
     "instructions": "instructions_cortex_m4",
@@ -127,11 +128,12 @@ class ModelFile:
 class RankedFile(ModelFile):
     """A file of ours, beside all others: whether no other is as accurate on validation images at its cost.
 
-    Files in int8 have C, and these costs of it on a Cortex-M4; of others they are None.
+    Files in int8 have C, and these costs of it, on a Cortex-M4; of others they are None.
     """
 
+    executed_macs: int | None  # for one image; `macs` without those of zeros, where the C skips them
     flash_bytes: int | None  # code and weights
-    ram_bytes: int | None  # working memory, variables and stack
+    ram_bytes: int | None  # image, logits, working memory, variables and stack
     instructions: int | None  # executed for one image
     arena_bytes: int | None  # what TensorFlow Lite Micro takes of RAM for the same file, measured on this machine
     is_on_size_front: bool

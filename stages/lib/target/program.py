@@ -20,3 +20,8 @@ class Program:
     image_bytes: int
     num_classes: int
     buffer_bytes: int
+
+    @property
+    def given_bytes(self) -> int:
+        """Counts the RAM that the caller gives: for the image, the logits and the working memory."""
+        return self.image_bytes + self.num_classes + self.buffer_bytes
