@@ -12,11 +12,12 @@ Writes, in data/select_model/:
     comparison.csv: all candidates, the best first.
 
 Accuracies are means over `study.seeds`. The rule: of the candidates within `select_model.tolerance` of the best
-validation accuracy, the largest receptive field (the study's own reason for its choice), then the fewest MACs, then the
-higher accuracy.
+validation accuracy, the largest receptive field (the study's own reason for its choice), then the fewest MACs, then one
+that was augmented (the chosen candidate is trained anew, for longer, in which it would come to know images by heart that
+do not change), then the higher accuracy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,14 +38,27 @@ def list_equally_accurate(candidates: Sequence[Candidate], tolerance: float) -> 
     return [candidate for candidate in candidates if is_loss_within(best, candidate.val_accuracy, tolerance)]
 
 
-def select_candidate(candidates: Sequence[Candidate], tolerance: float) -> Candidate:
-    """Applies the rule of this stage; `tolerance` is a difference of accuracies."""
-    equal = list_equally_accurate(candidates, tolerance)
-    return min(equal, key=lambda candidate: (-candidate.receptive_field_px, candidate.macs, -candidate.val_accuracy))
+def select_candidate(candidates: Sequence[Candidate], tolerance: float, unchanging: Collection[str]) -> Candidate:
+    """Applies the rule of this stage.
+
+    Args:
+        candidates: to choose from.
+        tolerance: a difference of accuracies.
+        unchanging: names of the augmentations that change no image.
+    """
+    return min(
+        list_equally_accurate(candidates, tolerance),
+        key=lambda candidate: (
+            -candidate.receptive_field_px,
+            candidate.macs,
+            candidate.augmentation in unchanging,
+            -candidate.val_accuracy,
+        ),
+    )
 
 
-def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float) -> str:
-    """Writes the reasons of the choice in a sentence."""
+def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float, unchanging: Collection[str]) -> str:
+    """Writes the reasons of the choice in a sentence; the arguments are those of `select_candidate`."""
     best = max(candidates, key=lambda candidate: candidate.val_accuracy)
     equal = list_equally_accurate(candidates, tolerance)
     num_seeds = len(chosen.variants)
@@ -67,8 +81,15 @@ def explain(chosen: Candidate, candidates: Sequence[Candidate], tolerance: float
     sentence += f", shared by {len(wide)}, of which it needs the fewest MACs ({chosen.macs:,})"
     if len(light) == 1:
         return sentence + "."
-    sentence += f", shared by {len(light)}, of which it is "
-    if sum(c.val_accuracy == chosen.val_accuracy for c in light) > 1:
+    sentence += f", shared by {len(light)}, "
+    changing = [c for c in light if (c.augmentation in unchanging) == (chosen.augmentation in unchanging)]
+    if len(changing) < len(light):
+        sentence += f"of which {'it is the only one' if len(changing) == 1 else f'{len(changing)} are'} augmented"
+        if len(changing) == 1:
+            return sentence + "."
+        sentence += ", "
+    sentence += "of which it is "
+    if sum(c.val_accuracy == chosen.val_accuracy for c in changing) > 1:
         return sentence + "as accurate as any, and the first in params.yaml."
     return sentence + "the most accurate."
 
@@ -77,8 +98,10 @@ def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
     candidates = read_candidates(params.study)
-    chosen = select_candidate(candidates, params.select_model.tolerance)
-    reason = explain(chosen, candidates, params.select_model.tolerance)
+    tolerance = params.select_model.tolerance
+    unchanging = [name for name, limits in params.augmentations.items() if limits.is_identity]
+    chosen = select_candidate(candidates, tolerance, unchanging)
+    reason = explain(chosen, candidates, tolerance, unchanging)
     by_accuracy = sorted(candidates, key=lambda candidate: -candidate.val_accuracy)
     choice = {
         "model": chosen.model,
