@@ -12,9 +12,9 @@ Writes, in data/select_model/:
     comparison.csv: all candidates, the best first.
 
 Accuracies are means over `study.seeds`. The rule: of the candidates within `select_model.tolerance` of the best
-validation accuracy, the largest receptive field (the study's own reason for its choice), then the fewest MACs, then one
-that was augmented (the chosen candidate is trained anew, for longer, in which it would come to know images by heart that
-do not change), then the higher accuracy.
+validation accuracy, the largest receptive field (the study's own reason for its choice), then the fewest MACs, then
+one that was augmented, then the higher accuracy. The chosen candidate is trained anew, for longer, in which it comes to
+know images by heart that do not change.
 """
 
 from collections.abc import Collection, Sequence

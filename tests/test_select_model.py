@@ -15,6 +15,7 @@ from stages.lib.storage.files import read_csv, read_json, write_arrays, write_by
 from stages.select_model import explain, select_candidate
 
 PARAMS = load_params()
+UNCHANGING = ["none"]
 SMALL = ModelParams(
     blocks=((4,),),
     separable=True,
@@ -35,43 +36,51 @@ def candidate(
 def test_a_single_candidate_is_chosen() -> None:
     only = candidate(0.5)
 
-    assert select_candidate([only], 0.0) is only
+    assert select_candidate([only], 0.0, UNCHANGING) is only
 
 
 def test_a_candidate_outside_the_tolerance_is_not_chosen_however_large_its_receptive_field() -> None:
     best, wide = candidate(0.940, receptive_field_px=10), candidate(0.937, receptive_field_px=28, macs=1)
 
-    assert select_candidate([best, wide], 0.002) is best
+    assert select_candidate([best, wide], 0.002, UNCHANGING) is best
 
 
 def test_within_the_tolerance_the_larger_receptive_field_wins_over_fewer_macs_and_accuracy() -> None:
     best, wide = candidate(0.940, receptive_field_px=10, macs=1), candidate(0.939, receptive_field_px=16, macs=9)
 
-    assert select_candidate([best, wide], 0.002) is wide
+    assert select_candidate([best, wide], 0.002, UNCHANGING) is wide
 
 
 def test_with_equal_receptive_fields_fewer_macs_win_over_accuracy() -> None:
     best, light = candidate(0.940, macs=1001), candidate(0.939, macs=1000)
 
-    assert select_candidate([best, light], 0.002) is light
+    assert select_candidate([best, light], 0.002, UNCHANGING) is light
 
 
-def test_with_equal_receptive_fields_and_macs_the_accuracy_decides() -> None:
-    best, near = candidate(0.940), candidate(0.939)
+def test_with_equal_receptive_fields_and_macs_augmentation_wins_over_accuracy() -> None:
+    best, augmented = candidate(0.940), candidate(0.939, augmentation="flip")
 
-    assert select_candidate([near, best], 0.002) is best
+    assert select_candidate([best, augmented], 0.002, UNCHANGING) is augmented
+    assert select_candidate([best, augmented], 0.002, []) is best
+
+
+@pytest.mark.parametrize("augmentation", ["none", "flip"])
+def test_with_all_else_equal_the_accuracy_decides(augmentation: str) -> None:
+    best, near = (candidate(accuracy, augmentation=augmentation) for accuracy in (0.940, 0.939))
+
+    assert select_candidate([near, best], 0.002, UNCHANGING) is best
 
 
 def test_with_no_tolerance_only_the_best_accuracy_counts() -> None:
     best, wide = candidate(0.940, receptive_field_px=10), candidate(0.9399, receptive_field_px=28)
 
-    assert select_candidate([wide, best], 0.0) is best
+    assert select_candidate([wide, best], 0.0, UNCHANGING) is best
 
 
 def test_with_no_tolerance_equal_accuracies_count_as_equal() -> None:
     one, wide = candidate(0.940, receptive_field_px=10), candidate(0.940, receptive_field_px=28)
 
-    assert select_candidate([one, wide], 0.0) is wide
+    assert select_candidate([one, wide], 0.0, UNCHANGING) is wide
 
 
 @pytest.mark.parametrize(
@@ -87,20 +96,21 @@ def test_with_no_tolerance_equal_accuracies_count_as_equal() -> None:
 def test_a_candidate_exactly_at_the_tolerance_counts_as_equal(best: float, near: float, tolerance: float) -> None:
     accurate, wide = candidate(best, receptive_field_px=10), candidate(near, receptive_field_px=16)
 
-    assert select_candidate([accurate, wide], tolerance) is wide
-    assert "of the 2 candidates that close" in explain(wide, [accurate, wide], tolerance)
+    assert select_candidate([accurate, wide], tolerance, UNCHANGING) is wide
+    assert "of the 2 candidates that close" in explain(wide, [accurate, wide], tolerance, UNCHANGING)
 
 
 def test_one_validation_image_beyond_the_tolerance_does_not_count_as_equal() -> None:
     best, near = candidate(11_300 / 12_000, receptive_field_px=10), candidate(11_275 / 12_000, receptive_field_px=16)
 
-    assert select_candidate([best, near], 24 / 12_000) is best
+    assert select_candidate([best, near], 24 / 12_000, UNCHANGING) is best
 
 
 def test_the_order_of_the_candidates_does_not_matter() -> None:
     candidates = [candidate(0.940, 10), candidate(0.939, 16, 5), candidate(0.9385, 16, 4), candidate(0.91, 28)]
 
-    assert {select_candidate(order, 0.002) for order in itertools.permutations(candidates)} == {candidates[2]}
+    orders = itertools.permutations(candidates)
+    assert {select_candidate(order, 0.002, UNCHANGING) for order in orders} == {candidates[2]}
 
 
 @pytest.mark.parametrize(
@@ -135,25 +145,41 @@ def test_the_order_of_the_candidates_does_not_matter() -> None:
             ],
             "a-flip has a validation accuracy of 93.96 %, within 0.2 points of the best (b-none, 94.00 %); of the 4 "
             "candidates that close, its receptive field of 16 px is the largest, shared by 3, of which it needs the "
-            "fewest MACs (1,000), shared by 2, of which it is the most accurate.",
+            "fewest MACs (1,000), shared by 2, of which it is the only one augmented.",
+        ),
+        (
+            [
+                candidate(0.9396, augmentation="flip"),
+                candidate(0.9395, augmentation="mild"),
+                candidate(0.94),
+            ],
+            "a-flip has a validation accuracy of 93.96 %, within 0.2 points of the best (a-none, 94.00 %); of the 3 "
+            "candidates that close, its receptive field of 16 px is the largest, shared by 3, of which it needs the "
+            "fewest MACs (1,000), shared by 3, of which 2 are augmented, of which it is the most accurate.",
+        ),
+        (
+            [candidate(0.94), candidate(0.9395)],
+            "a-none has a validation accuracy of 94.00 %, the best; of the 2 candidates that close, its receptive "
+            "field of 16 px is the largest, shared by 2, of which it needs the fewest MACs (1,000), shared by 2, of "
+            "which it is the most accurate.",
         ),
     ],
 )
 def test_the_reason_tells_which_rule_decided(candidates: list[Candidate], sentence: str) -> None:
-    chosen = select_candidate(candidates, 0.002)
+    chosen = select_candidate(candidates, 0.002, UNCHANGING)
 
     assert chosen is candidates[0]
-    assert explain(chosen, candidates, 0.002) == sentence
+    assert explain(chosen, candidates, 0.002, UNCHANGING) == sentence
 
 
 def test_the_reason_for_an_only_candidate_compares_it_with_none() -> None:
-    reason = explain(candidate(0.94), [candidate(0.94)], 0.002)
+    reason = explain(candidate(0.94), [candidate(0.94)], 0.002, UNCHANGING)
 
     assert reason == "a-none has a validation accuracy of 94.00 %; it is the only candidate."
 
 
 def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
-    assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007)
+    assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007, UNCHANGING)
 
 
 def set_params(monkeypatch: pytest.MonkeyPatch, *seeds: int) -> None:
