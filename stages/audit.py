@@ -1,8 +1,7 @@
 """What do the images themselves hide? Finds duplicates, and labels that the models doubt. It changes no data.
 
 Reads:
-    data/download/: the four IDX files.
-    data/prepare/splits.npz: `train` and `t10k`: of each image of these files the split that has it, or "".
+    data/prepare/train.npz, val.npz, test.npz: the images; splits.npz, pictures.csv: which image of the source each is.
     data/train/<candidate>/<seed>/probabilities.npz, data/evaluate/<candidate>/<seed>/predictions.npz: what candidates
     say of the validation and of the test images, in the order of the files; and which the finished model gets right.
 
@@ -20,6 +19,7 @@ that is the training image. No choice rests on what is found.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from cleanlab.filter import find_label_issues
@@ -32,13 +32,12 @@ from stages.lib.pictures.style import write_figure
 from stages.lib.results.chance import compute_interval
 from stages.lib.results.rows import find_evaluated, write_rows
 from stages.lib.running.runner import run_stage
-from stages.lib.storage.files import read_arrays, write_json
-from stages.lib.storage.idx import read_images, read_labels
+from stages.lib.storage.files import read_arrays, read_csv, read_split, write_json
 from stages.lib.storage.variant import DATA, Variant, name_finished
 
-READS = ("seed", "study", "dataset.image_size_px", "dataset.class_names", "audit")
+READS = ("seed", "study", "dataset.class_names", "audit")
 OUTPUT = DATA / "audit"
-FILES = ("train", "t10k")  # how the names of the original files begin
+FILES = ("train", "t10k")  # how the names of the IDX files begin
 SPLITS = ("train", "val", "test")
 BLOCK = 1000  # images at once: the products of two blocks take 4 MB
 NUM_SAMPLED = 500  # images at least, from which the axes are taken
@@ -49,26 +48,27 @@ MAX_PAIRS = 100_000  # of a table that lies in Git
 
 @dataclass(frozen=True)
 class Originals:
-    """All images of the original files, those of the training file first."""
+    """All images that a split has, in the order of the source."""
 
     images: np.ndarray  # (N, size, size) uint8
     labels: np.ndarray  # (N,) uint8
-    splits: np.ndarray  # (N,) str: which split has it, or ""
-    num_train: int  # images of the training file
+    splits: np.ndarray  # (N,) str: which split has it
+    names: list[tuple[str, int]]  # of each image its file and its index in that
 
-    def name(self, place: int) -> tuple[str, int]:
-        """Names an image by its file and its index in that."""
-        return (FILES[0], int(place)) if place < self.num_train else (FILES[1], int(place) - self.num_train)
+    @property
+    def is_idx(self) -> bool:
+        """Tells whether the source is the IDX files."""
+        return {file for file, _ in self.names} <= set(FILES)
 
     def find(self, file: str, index: int) -> np.ndarray:
         """Finds an image by its name."""
-        image: np.ndarray = self.images[index if file == FILES[0] else self.num_train + index]
+        image: np.ndarray = self.images[self.names.index((file, index))]
         return image
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """A row of duplicates.csv: two images; splits are "" where none has the image."""
+    """A row of duplicates.csv: two images."""
 
     file: str
     index: int
@@ -95,17 +95,29 @@ class Suspect:
     suggested_score: float  # that of the suggested label
 
 
-def read_originals(image_size_px: int, num_classes: int) -> Originals:
-    """Reads the original files, and which split has which image.
+def read_originals(folder: Path) -> Originals:
+    """Reads the images of all splits, and the name of each in the source.
+
+    Args:
+        folder: of what prepare wrote.
 
     Raises:
         UserError: if a file is missing or damaged.
     """
-    source = DATA / "download"
-    images = [read_images(source / f"{name}-images-idx3-ubyte", image_size_px) for name in FILES]
-    labels = [read_labels(source / f"{name}-labels-idx1-ubyte", num_classes) for name in FILES]
-    splits = read_arrays(DATA / "prepare/splits.npz", *FILES)
-    return Originals(np.concatenate(images), np.concatenate(labels), np.concatenate(splits), len(images[0]))
+    rows = [row for row in read_csv(folder / "pictures.csv") if not row["reason"]]
+    listed = read_arrays(folder / "splits.npz", *(["pictures"] if rows else FILES))
+    places = np.concatenate(listed)
+    names = [(row["file"], int(row["index"])) for row in rows] or [
+        (file, index) for file, of_file in zip(FILES, listed, strict=True) for index in range(len(of_file))
+    ]
+    is_used = places != ""
+    images, labels = np.empty(0), np.empty(len(places), np.uint8)
+    for split in SPLITS:
+        of_split, labels[places == split] = read_split(folder / f"{split}.npz")
+        images = images if len(images) else np.empty((len(places), *of_split.shape[1:]), np.uint8)
+        images[places == split] = of_split
+    used_names = [name for name, used in zip(names, is_used, strict=True) if used]
+    return Originals(images[is_used], labels[is_used], places[is_used], used_names)
 
 
 def standardize(images: np.ndarray) -> np.ndarray:
@@ -198,7 +210,7 @@ def list_duplicates(
     """Lists what is known of pairs of images."""
     rows = []
     for (one, other), similarity in zip(pairs, similarities, strict=True):
-        (file, index), (other_file, other_index) = originals.name(one), originals.name(other)
+        (file, index), (other_file, other_index) = originals.names[one], originals.names[other]
         split, other_split = originals.splits[[one, other]].tolist()
         rows.append(
             Duplicate(
@@ -217,15 +229,18 @@ def list_duplicates(
     return rows
 
 
-def count_duplicates(duplicates: Sequence[Duplicate]) -> dict[str, dict[str, dict[str, int]]]:
+def count_duplicates(duplicates: Sequence[Duplicate], is_idx: bool) -> dict[str, dict[str, dict[str, int]]]:
     """Counts pairs within and across the original files, and within and across the splits.
+
+    Where the source is no IDX files, all pairs count as of one file, `pictures`.
 
     Returns:
         By `files` and `splits`, then by the name of one, as train, or of two, as train_test: how many pairs are
         `exact`, how many others are `near`, and how many of all have two labels.
     """
+    of_files = [{row.file, row.other_file} if is_idx else {"pictures"} for row in duplicates]
     places = {
-        "files": (FILES, [{row.file, row.other_file} for row in duplicates]),
+        "files": (FILES if is_idx else ("pictures",), of_files),
         "splits": (SPLITS, [{row.split, row.other_split} for row in duplicates]),
     }
     counts: dict[str, dict[str, dict[str, int]]] = {}
@@ -293,7 +308,7 @@ def list_suspects(
         places = np.flatnonzero(originals.splits == split)
         labels = originals.labels[places]
         for found in find_suspects(labels, of_split):
-            (file, index), shares = originals.name(places[found]), of_split[found]
+            (file, index), shares = originals.names[places[found]], of_split[found]
             suggested = shares.argmax()
             rows.append(
                 Suspect(
@@ -347,7 +362,7 @@ def plot_duplicates(originals: Originals, rows: Sequence[Duplicate]) -> Figure:
         np.hstack([originals.find(row.file, row.index), originals.find(row.other_file, row.other_index)])
         for row in rows
     ]
-    texts = [f"{row.split or 'none'}, {row.other_split or 'none'}\n{row.similarity:.4f}" for row in rows]
+    texts = [f"{row.split}, {row.other_split}\n{row.similarity:.4f}" for row in rows]
     return plot_gallery(pictures, texts, f"The {len(rows)} least similar of the duplicates, and their splits")
 
 
@@ -365,7 +380,7 @@ def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
     class_names, num_shown = params.dataset.class_names, params.audit.gallery_images
-    originals = read_originals(params.dataset.image_size_px, len(class_names))
+    originals = read_originals(DATA / "prepare")
     pairs, similarities = find_duplicates(originals.images, params.audit.min_similarity)
     duplicates = list_duplicates(originals, pairs, similarities, class_names)
     study = params.study
@@ -377,7 +392,7 @@ def main() -> None:
     y_true, y_pred = read_arrays(evaluated / "predictions.npz", "labels", "as_they_are")
     metrics = {
         "min_similarity": params.audit.min_similarity,
-        "duplicates": count_duplicates(duplicates),
+        "duplicates": count_duplicates(duplicates, originals.is_idx),
         "suspects": {
             split: {"images": len(of_split), "suspects": sum(row.split == split for row in suspects)}
             for split, of_split in probabilities.items()

@@ -1,7 +1,9 @@
 """Which bytes is the study made of? Fetches the data set from the first source that has it, and verifies its SHA-256.
 
-Reads: params.yaml (`dataset.files`, `download`); and what `download.sources` lists: network, Debian package or folder.
-Writes: data/download/<name> for each of the four decompressed IDX files, all of one source, or none of them.
+Reads: params.yaml (`dataset.source`, `dataset.files`, `download`); and what `download.sources` lists: network, Debian
+package or folder.
+Writes: data/download/<name> for each of the four decompressed IDX files, all of one source, or none of them. Where
+`dataset.source` is another folder, nothing is fetched, and data/download/ is empty.
 What the files hold is not looked at: only their SHA-256 counts. A file that is cut or wrong is never kept.
 """
 
@@ -29,7 +31,7 @@ from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.running.runner import run_stage
 
-READS = ("dataset.files", "download")
+READS = ("dataset.source", "dataset.files", "download")
 OUTPUT = Path("data/download")
 
 CHUNK_BYTES = 2**16
@@ -255,6 +257,10 @@ def tell(line: str) -> None:
 def main() -> None:
     """Runs the stage."""
     params = load_params(reads=READS)
+    if params.dataset.files is None or Path(params.dataset.source) != OUTPUT:
+        OUTPUT.mkdir(parents=True, exist_ok=True)
+        print(f"{OUTPUT}: nothing to fetch, for the images are in {params.dataset.source} (dataset.source)")
+        return
     files = params.dataset.files.model_dump(by_alias=True)
     source = download(params.download.sources, files, params.download.timeout_seconds, OUTPUT)
     print(f"Wrote {len(files)} verified files to {OUTPUT} from {source}")

@@ -203,9 +203,10 @@ def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
     }
 
 
-def describe_input(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Describes the input: `range` holds what stands for black and for white."""
-    tensor = describe_tensor(details, "grey level / 255, 0 black to 1 white; what is shown is light on black")
+def describe_input(details: Mapping[str, Any], fit: str) -> dict[str, Any]:
+    """Describes the input: `range` holds what stands for black and for white; `fit` is how pictures become inputs."""
+    shown = "; what is shown is light on black" if fit == "garment" else ""
+    tensor = describe_tensor(details, f"grey level / 255, 0 black to 1 white{shown}")
     black_and_white = quantize(np.array([0.0, 1.0]), tensor["scale"], tensor["zero_point"])
     return tensor | {"range": black_and_white.tolist()}
 
@@ -280,7 +281,7 @@ def score_logits(y_true: np.ndarray, logits: np.ndarray, class_names: Sequence[s
     }
 
 
-def run_file(path: Path, class_names: Sequence[str], num_bins: int, answered_accuracy: float) -> dict[str, Any]:
+def run_file(path: Path, dataset: DatasetParams, num_bins: int, answered_accuracy: float) -> dict[str, Any]:
     """Runs a LiteRT file on validation and test images; describes its input and output, and measures it.
 
     Beside what model.json holds, `coverage` has the rows of coverage.csv.
@@ -295,10 +296,10 @@ def run_file(path: Path, class_names: Sequence[str], num_bins: int, answered_acc
     unscaled = metrics.compute_reliability(y_true, metrics.compute_probabilities(logits), num_bins)
     meaning = "logits, one a class; divided by the temperature, their softmax is the confidence"
     return {
-        "input": describe_input(given),
+        "input": describe_input(given, dataset.fit),
         "output": describe_tensor(found, meaning),
         **trusted,
-        **score_logits(y_true, scaled, class_names, num_bins),
+        **score_logits(y_true, scaled, dataset.class_names, num_bins),
         "unscaled_calibration_error": round(metrics.compute_expected_calibration_error(unscaled), 6),
         "answered": score_answers(y_true, probabilities, trusted["min_confidence"]),
         "coverage": list_coverage(probabilities.max(axis=1), probabilities.argmax(axis=1) == y_true),
@@ -357,6 +358,8 @@ def describe_model(
         **({"sparsity": shipped.sparsity} if source == "prune" else {}),
         "dataset": dataset.name,
         "image_size_px": dataset.image_size_px,
+        "fit": dataset.fit,
+        "background": dataset.background,
         "class_names": list(dataset.class_names),
         **{name: measured[name] for name in ("input", "output")},
         "use": render(
@@ -418,9 +421,7 @@ def main() -> None:
     within = list_files_within(files, limits)
     shipped = select_file(within)
     reason = explain(shipped, within, files, limits, num_val)
-    measured = run_file(
-        shipped.path, params.dataset.class_names, params.evaluate.calibration_bins, params.ship.answered_accuracy
-    )
+    measured = run_file(shipped.path, params.dataset, params.evaluate.calibration_bins, params.ship.answered_accuracy)
     content, folder = shipped.path.read_bytes(), shipped.variant.deployed
     for path in (folder / "model.c", folder / "model.h"):
         check_exists(path)

@@ -34,6 +34,8 @@ MODEL: dict[str, Any] = {
     },
     "dataset": "Fashion-MNIST",
     "image_size_px": 28,
+    "fit": "garment",
+    "background": 255,
     "class_names": ["Shirt", "Bag"],
     "use": "import numpy",
     "num_images": {"val": 1_000, "test": 1_100},

@@ -2,6 +2,7 @@
 
 import base64
 import http.client
+import io
 import json
 import os
 import re
@@ -18,11 +19,12 @@ import numpy as np
 import pytest
 from boxes import draw_box, make_model, ship
 from browser import list_violations, open_browser, open_page
+from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from stages.lib.errors import UserError
 from stages.lib.storage.files import write_arrays
-from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts, listen
+from stages.tools.demo import HEADERS, MAX_UPLOAD_BYTES, build_app, list_hosts, listen, predict
 from stages.tools.predict import read_card, read_classifier
 
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,18 @@ def test_a_chosen_photo_is_answered_by_the_model_that_is_named(page: Page) -> No
     assert re.search(r"It took \d+\.\d\d ms", page.locator("figcaption").inner_text())
     assert re.search(r"boxes\s+\(float32\).* 94\.05 %", page.locator("header").inner_text(), re.DOTALL)
     expect(page.get_by_text("The model is unsure.")).to_be_hidden()
+
+
+@pytest.mark.parametrize(("fit", "corner"), [("garment", 0), ("pad", 30), ("stretch", 245)])
+def test_the_network_sees_a_picture_as_its_card_says(folder: Path, tmp_path: Path, fit: str, corner: int) -> None:
+    content = (folder / "data/ship/model.tflite").read_bytes()
+    card = read_card(ship(tmp_path / "model.tflite", content, fit=fit, background=30))
+    interpreter = read_classifier(tmp_path / "model.tflite", card, batch_size=1)
+
+    seen = predict(interpreter, card, draw_box(60, 200))["seen"]
+
+    with Image.open(io.BytesIO(base64.b64decode(seen.partition(",")[2]))) as image:
+        assert (image.size, image.getpixel((0, 0))) == ((28, 28), corner)
 
 
 @pytest.mark.parametrize(("min_confidence", "is_sure", "is_said"), [(2.0, False, True), (None, None, False)])

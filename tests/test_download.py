@@ -368,7 +368,9 @@ def has_candidate(package: str) -> bool:
 
 @pytest.mark.skipif(not has_candidate("dataset-fashion-mnist"), reason="no package lists with dataset-fashion-mnist")
 def test_the_debian_package_holds_the_four_files_of_the_study(request: pytest.FixtureRequest) -> None:
-    files = load_params(request.config.rootpath / "params.yaml").dataset.files.model_dump(by_alias=True)
+    known = load_params(request.config.rootpath / "params.yaml").dataset.files
+    assert known is not None
+    files = known.model_dump(by_alias=True)
 
     try:
         download(["apt:dataset-fashion-mnist"], files, 30, FOLDER)
@@ -398,3 +400,20 @@ def test_a_terminal_shows_a_progress_bar_and_a_log_one_line_per_file(
     assert f"{FIRST}.gz: 100%" in terminal.getvalue()
     assert "fetching" not in terminal.getvalue()
     assert log.getvalue().splitlines() == [f"download: fetching {server.url}/good/{name}.gz" for name in FILES]
+
+
+@pytest.mark.parametrize("has_files", [False, True])
+def test_where_the_images_are_in_another_folder_nothing_is_fetched(
+    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], has_files: bool
+) -> None:
+    known = load_params(Path(__file__).parents[1] / "params.yaml")
+    dataset = known.dataset.model_copy(update={"source": "../mine"} | ({} if has_files else {"files": None}))
+    monkeypatch.setattr(stage, "load_params", lambda **_: known.model_copy(update={"dataset": dataset}))
+    monkeypatch.setattr(stage, "download", lambda *_: pytest.fail("fetches"))
+
+    stage.main()
+
+    assert list((tmp_dir / "data/download").iterdir()) == []
+    assert capsys.readouterr().out == (
+        "data/download: nothing to fetch, for the images are in ../mine (dataset.source)\n"
+    )

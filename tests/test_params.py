@@ -20,6 +20,7 @@ COMMITTED = ROOT / "params.yaml"
 INTEGERS = {  # key: lowest and highest value, with the other values as committed
     "seed": (0, 2**31 - 1),
     "dataset.image_size_px": (4, 1024),  # 1 without pools
+    "dataset.background": (0, 255),
     "preview.versions": (1, 20),
     "augmentations.sharp.shift_px": (0, 1024),
     "augmentations.sharp.erase_px": (0, 1024),
@@ -44,6 +45,7 @@ INTEGERS = {  # key: lowest and highest value, with the other values as committe
 NUMBERS = {
     "download.timeout_seconds": "(0, 3600]",
     "prepare.val_fraction": "(0, 1)",
+    "prepare.test_fraction": "(0, 1)",
     "prepare.keep_fraction": "(0, 1]",
     "study.keep_fraction": "(0, 1]",
     "models.first.dropout": "[0, 1)",
@@ -82,6 +84,7 @@ ENDS = "expected names that do not end in _low, _high or _sd, which tables give 
 SEEDS = "expected a list of integers from 0 to 2147483647"
 CSV = "expected the path of a .csv file in here"
 SOURCE = "expected https://host/path, apt:package or folder:path"
+FOLDER = "expected the path of a folder, without ~, $ and \\, and no / at its end"
 
 
 @cache
@@ -200,12 +203,21 @@ def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest(key: str,
 
 
 def test_a_key_that_is_no_word_is_refused() -> None:
-    assert refusal({"prepare": {3: 4}}) == "prepare.3: unknown key; known: val_fraction, keep_fraction, leave_out"
+    assert refusal({"prepare": {3: 4}}) == (
+        "prepare.3: unknown key; known: val_fraction, test_fraction, keep_fraction, bad_pictures, leave_out"
+    )
+
+
+def test_pictures_of_the_users_own_have_no_checksums() -> None:
+    assert check_edited({"dataset.source": "../pictures", "dataset.files": None}).dataset.files is None
+    assert check_edited({"dataset.source": "../pictures"}).dataset.files is not None
 
 
 @pytest.mark.parametrize("value", [3, None, ["epochs", 8], "words"])
 @pytest.mark.parametrize("key", ["train", "dataset.files", "models.first", "augmentations.none"])
 def test_a_section_must_be_a_mapping(key: str, value: object) -> None:
+    if (key, value) == ("dataset.files", None):
+        return  # as above
     message = refusal({key: value})
 
     assert message.startswith(f"{key}: expected a section with ")
@@ -314,6 +326,9 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(optimizer: 
         ("prune.shrunk_rankings", ["cost", "lamp"]),
         ("shrink.filters", ["scratch", "random"]),
         ("dataset.class_names", ["Schürze", "帽子"]),
+        *(("dataset.source", path) for path in ("../my pictures", "/data/Bilder von früher", "a", "..", "x/.y")),
+        ("dataset.fit", "crop"),
+        ("prepare.bad_pictures", "leave_out"),
         ("dataset.class_names", [f"class {label}" for label in range(256)]),
         ("study.models", ["fourth", "first"]),
         ("study.augmentations", ["none"]),
@@ -391,6 +406,11 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("dataset.class_names", [0, 1], 'expected a word; got 0; write ["0","1"]'),
         ("dataset.class_names", ["é", True], 'expected a word; got True; write ["é","true"]'),
         ("dataset.name", 2.5, 'expected a name; got 2.5; write "2.5"'),
+        *(("dataset.source", path, f"{FOLDER}; got {path!r}") for path in ("", "/", "a/", "~/a", "${b}", " a", "a\\b")),
+        ("dataset.source", None, f"{FOLDER}; got None"),
+        ("dataset.fit", "padd", "unknown value 'padd'; did you mean 'pad'? known: pad, crop, stretch, garment"),
+        ("dataset.files", None, "expected the SHA-256 of four files, as dataset.source is data/download; got None"),
+        ("prepare.bad_pictures", "leaveout", "unknown value 'leaveout'; did you mean 'leave_out'? known: stop, leave"),
         ("study.augmentations", [1, None], "expected a word; got 1"),
         ("dataset.class_names", ["Coat", "Bag", "Coat"], "expected each entry once; got ['Coat', 'Bag', 'Coat']"),
         ("dataset.files.train-images-idx3-ubyte", "a" * 63, f"expected the SHA-256 of the .*; got '{'a' * 63}'"),

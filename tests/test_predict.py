@@ -47,6 +47,15 @@ def run(*arguments: str | Path, folder: Path = ROOT, **variables: str) -> subpro
 # Answers
 
 
+@pytest.mark.parametrize(("fit", "name"), [("garment", "Trouser"), ("stretch", "Bag")])
+def test_a_photo_becomes_an_input_as_the_card_says(
+    model: Path, content: bytes, photos: list[str], tmp_path: Path, fit: str, name: str
+) -> None:
+    ship(model, content, fit=fit)  # a tall box on cream: stretched and not negated, cream reaches all edges
+
+    assert run(photos[0], folder=tmp_path).stdout.startswith(f"{photos[0]}: {name} ")
+
+
 def test_every_photo_is_a_line_with_its_three_likeliest_classes_and_nothing_is_written(
     model: Path, photos: list[str], tmp_path: Path
 ) -> None:
@@ -205,7 +214,9 @@ def test_a_model_without_a_card_of_its_own_is_answered_and_a_line_says_whose_cla
     assert result.stdout.startswith(f"{photos[0]}: Trouser ")
 
 
-def test_nothing_but_class_names_and_size_is_taken_from_the_card_of_another_model(model: Path, content: bytes) -> None:
+def test_nothing_but_what_makes_an_input_and_class_names_is_taken_from_the_card_of_another_model(
+    model: Path, content: bytes
+) -> None:
     other = model.with_name("other.tflite")
     other.write_bytes(content + b"!")
 
@@ -213,6 +224,8 @@ def test_nothing_but_class_names_and_size_is_taken_from_the_card_of_another_mode
         "card": model.with_suffix(".json"),
         "class_names": CLASSES,
         "image_size_px": 28,
+        "fit": "garment",
+        "background": 255,
     }
     assert read_card(model)["name"] == "boxes"
 
@@ -235,6 +248,10 @@ def test_without_any_card_the_places_are_named(tmp_dir: Path) -> None:
     [
         ({"sha256": None}, "expected sha256 of type str, got None; put its own model.json beside it"),
         ({"class_names": "Bag"}, "expected class_names of type list, got 'Bag'; put its own"),
+        ({"fit": None}, "expected fit of type str, got None; put its own"),
+        ({"fit": "padd"}, "expected fit as one of pad, crop, stretch, garment; got 'padd'; put its own"),
+        ({"background": "white"}, "expected background of type int, got 'white'; put its own"),
+        ({"background": 256}, "expected background as a grey level from 0 to 255; got 256; put its own"),
         ({"temperature": "1"}, "expected temperature of type float, got '1'; put its own"),
         ({"temperature": 0.0}, "expected a temperature above 0, got 0.0; put its own"),
         ({"temperature": float("nan")}, "expected a temperature above 0, got nan; put its own"),
@@ -337,8 +354,8 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(model: Path, photos: list
 
 def test_ctrl_c_ends_it_quietly(model: Path, photos: list[str]) -> None:
     code = (
-        "import runpy, sys, time, stages.tools.photo as photo\n"
-        "photo.read_photo = lambda *_: print('reading', flush=True) or time.sleep(30)\n"
+        "import runpy, sys, time, stages.lib.sources.decode as decode\n"
+        "decode.read_picture = lambda *_: print('reading', flush=True) or time.sleep(30)\n"
         f"sys.argv = ['predict', '--model', {str(model)!r}, {photos[0]!r}]\n"
         "runpy.run_module('stages.tools.predict', run_name='__main__')"
     )

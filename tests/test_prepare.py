@@ -1,5 +1,6 @@
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ from stages import prepare as stage
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PrepareParams
+from stages.lib.sources.listing import SPLITS, Entry
+from stages.lib.sources.packed import IDX_OF, read_pair
 from stages.lib.storage.files import read_arrays, read_split
-from stages.prepare import FILE_OF, check_split, list_splits, read_left_out, read_pair, split_dataset
+from stages.prepare import check_split, list_splits, read_left_out, split_dataset
 
 ROOT = Path(__file__).parents[1]
 LABELS = np.array([0] * 10 + [1] * 5 + [2] * 4)[np.random.default_rng(0).permutation(19)]  # three classes, mixed
@@ -33,7 +36,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Is a folder with IDX files of 20 training and 6 test images, two classes, in which the stage can run."""
     params = load_params()
     dataset = replace(params.dataset, image_size_px=2, class_names=("shirt", "bag"))
-    prepare = PrepareParams(val_fraction=0.2, keep_fraction=1.0, leave_out="leave_out.csv")
+    prepare = PrepareParams(
+        val_fraction=0.2, test_fraction=0.2, keep_fraction=1.0, bad_pictures="stop", leave_out="leave_out.csv"
+    )
     params = replace(params, seed=5, dataset=dataset, prepare=prepare)
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
     monkeypatch.chdir(tmp_path)
@@ -46,18 +51,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_split_without_a_class_is_refused_with_its_size_and_the_missing_classes() -> None:
-    with pytest.raises(UserError, match=r"prepare leaves 3 images in val, none of class 1, 3; raise prepare\.keep"):
-        check_split("val", np.array([2, 0, 2], np.uint8), 4)
+    with pytest.raises(UserError, match=r"prepare leaves 3 images in val, none of class b, d; raise prepare\.keep"):
+        check_split("val", np.array([2, 0, 2], np.uint8), "abcd")
 
 
 def test_other_numbers_of_images_and_labels_are_refused(folder: Path) -> None:
     write_idx(folder / "data/download/t10k-labels-idx1-ubyte", np.array([0, 1, 0, 1], np.uint8))
 
     with pytest.raises(UserError, match="t10k has 6 images but 4 labels"):
-        read_pair("t10k", 2, 2)
-
-
-NONE_LEFT_OUT = {"train": np.array([], np.int64), "t10k": np.array([], np.int64)}
+        read_pair(folder / "data/download", "t10k", 2, 2)
 
 
 def split(
@@ -65,15 +67,24 @@ def split(
     val_fraction: float = 0.3,
     keep_fraction: float = 1.0,
     seed: int = 1,
-    **left_out: list[int],
+    train: Sequence[int] = (),
+    test: Sequence[int] = (),
 ) -> dict[str, set[int]]:
-    """Splits a dataset whose files have the same labels; returns the indices of each split."""
-    gone = NONE_LEFT_OUT | {name: np.array(indices) for name, indices in left_out.items()}
-    splits = split_dataset({"train": labels, "t10k": labels}, gone, val_fraction, keep_fraction, seed)
+    """Splits a data set of two files with the same labels, but for `train` and `test` of them; indices as in these."""
+    count = len(labels)
+    splits = split_dataset(
+        np.tile(labels, 2),
+        np.repeat(["train", "test"], count),
+        np.arange(2 * count),
+        np.array([*train, *(count + index for index in test)], np.int64),
+        {"val": val_fraction, "test": 0.5},
+        keep_fraction,
+        seed,
+    )
     for indices in splits.values():
         assert indices.dtype == np.int64
         assert indices.tolist() == sorted(set(indices.tolist()))
-    return {name: set(indices.tolist()) for name, indices in splits.items()}
+    return {name: {index - count * (name == "test") for index in indices.tolist()} for name, indices in splits.items()}
 
 
 def test_no_training_image_is_used_for_validation_and_all_test_images_test() -> None:
@@ -111,7 +122,7 @@ def test_images_that_are_left_out_are_in_no_split_and_all_others_stay_where_they
     one_of_each = {name: min(indices) for name, indices in whole.items()}
 
     left = split(
-        keep_fraction=keep_fraction, train=[one_of_each["val"], one_of_each["train"]], t10k=[one_of_each["test"]] * 2
+        keep_fraction=keep_fraction, train=[one_of_each["val"], one_of_each["train"]], test=[one_of_each["test"]] * 2
     )
 
     assert left == {name: indices - {one_of_each[name]} for name, indices in whole.items()}
@@ -125,7 +136,7 @@ def test_what_is_left_out_is_named_by_file_and_index_whatever_stands_behind(tmp_
 
     left_out = read_left_out(path, {"train": 6, "t10k": 1})
 
-    assert {name: indices.tolist() for name, indices in left_out.items()} == {"train": [5, 5], "t10k": [0]}
+    assert left_out == {"train": [5, 5], "t10k": [0]}
 
 
 @pytest.mark.parametrize(
@@ -162,22 +173,22 @@ def test_the_committed_list_of_images_to_leave_out_names_none() -> None:
 
 
 def test_every_image_of_the_files_is_listed_with_its_split() -> None:
-    splits = {"train": np.array([0, 3]), "val": np.array([1]), "test": np.array([1])}
+    splits = {"train": np.array([0, 3]), "val": np.array([1]), "test": np.array([5])}
+    entries = [Entry(file, 0, "bag", "", "") for file in ("train",) * 4 + ("t10k",) * 2]
 
-    listed = list_splits(splits, {"train": 4, "t10k": 2})
+    listed = list_splits(entries, splits, is_idx=True)
 
-    assert {name: of_file.tolist() for name, of_file in listed.items()} == {
-        "train": ["train", "val", "", "train"],
-        "t10k": ["", "test"],
-    }
+    names = ["train", "val", "", "train", "", "test"]
+    assert {name: of_file.tolist() for name, of_file in listed.items()} == {"train": names[:4], "t10k": names[4:]}
+    assert list_splits(entries, splits, is_idx=False)["pictures"].tolist() == names
 
 
 def test_the_stage_writes_three_splits_of_uint8(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage.main()
 
-    splits = {name: read_split(folder / f"data/prepare/{name}.npz") for name in FILE_OF}
+    splits = {name: read_split(folder / f"data/prepare/{name}.npz") for name in SPLITS}
     written = {path.name for path in (folder / "data/prepare").iterdir()}
-    assert written == {"train.npz", "val.npz", "test.npz", "splits.npz"}
+    assert written == {"train.npz", "val.npz", "test.npz", "splits.npz", "pictures.csv"}
     assert {name: images.shape for name, (images, _) in splits.items()} == {
         "train": (16, 2, 2),
         "val": (4, 2, 2),
@@ -197,7 +208,8 @@ def test_images_stay_with_their_labels_and_in_the_order_of_the_files(folder: Pat
 
     labels = {"train": np.arange(20) % 2, "t10k": np.array([1, 0, 0, 1, 1, 0])}
     names = dict(zip(labels, read_arrays(folder / "data/prepare/splits.npz", *labels), strict=True))
-    for split, file in FILE_OF.items():
+    for split in SPLITS:
+        file = IDX_OF.get(split, "train")
         images, of_split = read_split(folder / f"data/prepare/{split}.npz")
         indices = np.flatnonzero(names[file] == split)
         assert images[:, 0, 0].tolist() == indices.tolist()
@@ -212,14 +224,14 @@ def test_the_stage_says_how_many_images_of_which_class_are_left_out(
     stage.main()
 
     printed = capsys.readouterr().out
-    assert printed.endswith("5 test images; left out 3: 1 shirt, 2 bag\n")
+    assert printed.endswith("5 test images; left out 3: 2 of bag, 1 of shirt\n")
     assert sum(int(count) for count in re.findall(r"(\d+) (?:train|val)", printed)) == 18
 
 
 def test_the_stage_refuses_a_validation_split_without_a_class_before_it_writes(folder: Path) -> None:
     write_idx(folder / "data/download/train-labels-idx1-ubyte", np.array([1] + [0] * 19, np.uint8))
 
-    with pytest.raises(UserError, match="leaves 4 images in val, none of class 1;"):
+    with pytest.raises(UserError, match="leaves 4 images in val, none of class bag;"):
         stage.main()
 
     assert not (folder / "data/prepare").exists()

@@ -96,8 +96,8 @@ def limit(**limits: int) -> ShipParams:
     return ShipParams(**none | limits, answered_accuracy=0.9)
 
 
-def set_params(monkeypatch: pytest.MonkeyPatch, **limits: int) -> None:
-    dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2)
+def set_params(monkeypatch: pytest.MonkeyPatch, fit: str = "garment", background: int = 255, **limits: int) -> None:
+    dataset = replace(PARAMS.dataset, class_names=CLASS_NAMES, image_size_px=2, fit=fit, background=background)
     prune = replace(PARAMS.prune, sparsities=(0.5, 0.9), epochs=(1, 2), learning_rate=(0.1, 0.2))
     params = replace(PARAMS, dataset=dataset, prune=prune, ship=limit(**limits))
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
@@ -237,7 +237,7 @@ def test_the_range_of_the_input_is_what_stands_for_black_and_white(
 ) -> None:
     details = {"dtype": np.int8, "shape": np.array([1, 2, 2, 1]), "quantization": quantization}
 
-    described = describe_input(details)
+    described = describe_input(details, "garment")
     assert (described["range"], described["scale"], described["zero_point"]) == (expected, *quantization)
 
 
@@ -351,7 +351,7 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     assert (model["macs"], model["parameters"], model["sparsity"]) == (1000, 100, 0.875)
     assert model["device"] == DEVICE
     assert (model["class_names"], model["image_size_px"]) == (["dark", "light"], 2)
-    assert model["dataset"] == "Fashion-MNIST"
+    assert (model["dataset"], model["fit"], model["background"]) == ("Fashion-MNIST", "garment", 255)
     assert model["input"] == {
         "dtype": "int8",
         "shape": [1, 2, 2, 1],
@@ -363,6 +363,23 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     assert (model["output"]["dtype"], model["output"]["shape"]) == ("int8", [1, 2])
     assert model["reason"].startswith(
         "uniform-0.9 in int8 is the most accurate of the 2 of 3 int8 files that take at most 4,000 bytes of flash"
+    )
+
+
+def test_of_pictures_that_are_no_garments_the_description_promises_nothing_light_on_black(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_params(monkeypatch, fit="crop", background=3, max_flash_bytes=4000)
+
+    stage.main()
+
+    model = read_json(folder / "data/ship/model.json")
+    assert (model["fit"], model["background"]) == ("crop", 3)
+    assert model["input"]["meaning"] == "grey level / 255, 0 black to 1 white"
+    card = (folder / "data/ship/model_card.md").read_text()
+    assert "light on black" not in card
+    assert (
+        "laid on a grey of 3 of 255 where it is transparent, turned grey, and cut to the square in its middle" in card
     )
 
 

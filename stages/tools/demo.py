@@ -38,8 +38,9 @@ from werkzeug.serving import make_server
 
 from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits
+from stages.lib.sources.decode import decode_picture
+from stages.lib.sources.fit import find_enough_px, prepare_picture
 from stages.lib.storage.files import read_split
-from stages.tools.photo import decode_photo, prepare_photo
 from stages.tools.predict import MODEL, answer, check_given, escape, print_out, read_card, read_classifier
 
 TEST = Path("data/prepare/test.npz")
@@ -81,7 +82,9 @@ def predict(interpreter: Interpreter, card: Mapping[str, Any], content: bytes) -
     Raises:
         UserError: if it is no image, or shows nothing.
     """
-    image = prepare_photo(decode_photo(io.BytesIO(content)), card["image_size_px"])
+    size_px, fit = card["image_size_px"], card["fit"]
+    picture = decode_picture(io.BytesIO(content), find_enough_px(size_px, fit))
+    image = prepare_picture(picture, size_px, fit, card["background"])
     started = time.perf_counter()
     logits = predict_logits(interpreter, image[np.newaxis])
     seconds = time.perf_counter() - started

@@ -75,7 +75,7 @@ def main() -> None:
 
     card = read_card(MODEL)
     known, _ = read_split(TEST)
-    others, errors = read_photos(files, card["image_size_px"])
+    others, errors = read_photos(files, card)
     if len(others) < MIN_PICTURES:
         first = f"; {next(iter(errors.values()))}" if errors else ""
         raise UserError(f"PICTURE: expected at least {MIN_PICTURES} that predict can read, got {len(others)}{first}")

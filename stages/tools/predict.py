@@ -1,13 +1,13 @@
 """What is on a photo? Names the likeliest classes of image files, with the model that the pipeline ships.
 
-Run as `python -m stages.tools.predict PHOTO...`: photos of one garment each on a plain background, of any size and
-colour. A tool, not a stage: it writes no file.
+Run as `python -m stages.tools.predict PHOTO...`: pictures of any size and colour; of Fashion-MNIST, photos of one
+garment each on a plain background. A tool, not a stage: it writes no file.
 
 Reads:
     data/ship/model.tflite, or with --model any other .tflite file of the pipeline.
-    Its class names and the size of its images: from a .json of its name beside it, else from model.json beside it, else
-    from data/ship/model.json. A line on stderr says so where that was written for another file, as for those in
-    data/export/, which have none of their own.
+    Its class names, the size of its images, and how a picture becomes such an image, which is how it did in training:
+    from a .json of its name beside it, else from model.json beside it, else from data/ship/model.json. A line on stderr
+    says so where that was written for another file, as for those in data/export/, which have none of their own.
 
 Prints, on stdout, the three likeliest classes of each photo and their probabilities, a line a photo, and that the model
 is unsure where they are below its `min_confidence`; with --json a list of {"file", "is_sure", "energy_score",
@@ -15,8 +15,8 @@ is unsure where they are below its `min_confidence`; with --json a list of {"fil
 a model that does not know. A photo that is refused is a line on stderr and an exit status of 1; the others are answered
 all the same.
 
-A picture of something else is likely to be called a garment, too, and maybe surely. `energy_score` is the higher, the
-more a picture is like those of the training; nothing says from where on it is too low.
+A picture of something else is likely to be called one of the classes, too, and maybe surely. `energy_score` is the
+higher, the more a picture is like those of the training; nothing says from where on it is too low.
 """
 
 import argparse
@@ -36,8 +36,9 @@ from stages.lib.errors import UserError
 from stages.lib.litert.runtime import predict_logits, read_interpreter
 from stages.lib.network.metrics import compute_probabilities, compute_scores
 from stages.lib.network.quiet import quiet_stderr
+from stages.lib.sources.decode import read_picture
+from stages.lib.sources.fit import check_fit, find_enough_px, prepare_picture
 from stages.lib.storage.files import compute_sha256, read_json
-from stages.tools.photo import prepare_photo, read_photo
 
 MODEL = Path("data/ship/model.tflite")
 CARD = MODEL.with_suffix(".json")
@@ -74,8 +75,9 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
         more: keys that the .json has to have if it was written for this model, with their types.
 
     Returns:
-        `class_names`, label 0 first; `image_size_px`; and `card`, the path of the .json. All else that it holds, such
-        as `sha256`, `temperature` and `min_confidence`, only if it was written for this model.
+        `class_names`, label 0 first; `image_size_px`, `fit` and `background`, which say how a picture becomes an input;
+        and `card`, the path of the .json. All else that it holds, such as `sha256`, `temperature` and `min_confidence`,
+        only if it was written for this model.
 
     Raises:
         UserError: if the model or every .json is missing, that lacks a key, or has the model's name and is not its own.
@@ -89,11 +91,12 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     has_its_name = path.with_suffix(model.suffix) == model
     is_own = has_its_name or card.get("sha256") == found
     own = {"sha256": str, "temperature": float, "min_confidence": float, **more}
-    needed = {"class_names": list, "image_size_px": int} | (own if is_own else {})
+    needed = {"class_names": list, "image_size_px": int, "fit": str, "background": int} | (own if is_own else {})
     for key, kind in needed.items():
         if not isinstance(card.get(key), kind):
             anew = "`dvc repro ship` writes it anew" if path == CARD else remedy
             raise UserError(f"{path}: expected {key} of type {kind.__name__}, got {card.get(key)!r}; {anew}")
+    check_fit(card["fit"], card["background"], str(path), remedy)
     if is_own and not 0 < card["temperature"] < math.inf:
         raise UserError(f"{path}: expected a temperature above 0, got {card['temperature']}; {remedy}")
     if is_own and found != card["sha256"]:
@@ -101,8 +104,8 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     return {"card": path} | {key: value for key, value in card.items() if is_own or key in needed}
 
 
-def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Reads image files as the network expects them.
+def read_photos(photos: Sequence[str], card: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads image files as the network learned them; `card` is what `read_card` returns.
 
     Returns:
         The photos that can be used, each (image_size_px, image_size_px) uint8, by their names.
@@ -113,7 +116,9 @@ def read_photos(photos: Sequence[str], image_size_px: int) -> tuple[dict[str, np
         try:
             if not photo:
                 raise UserError(EMPTY)
-            images[photo] = prepare_photo(read_photo(Path(photo)), image_size_px)
+            size_px, fit = card["image_size_px"], card["fit"]
+            picture = read_picture(Path(photo), find_enough_px(size_px, fit))
+            images[photo] = prepare_picture(picture, size_px, fit, card["background"])
         except UserError as error:
             errors[photo] = f"{photo or 'PHOTO'}: {error}"
     return images, errors
@@ -227,14 +232,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m stages.tools.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="one garment on plain background")
+    parser.add_argument("photos", metavar="PHOTO", nargs="+", help="a picture, such as the training had")
     parser.add_argument("--model", metavar="PATH", type=check_given, default=MODEL, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
     arguments = parser.parse_args()
 
     model = Path(arguments.model)
     card = read_card(model)
-    images, errors = read_photos(arguments.photos, card["image_size_px"])
+    images, errors = read_photos(arguments.photos, card)
     answers = dict(zip(images, classify(model, card, list(images.values())), strict=True))
     if arguments.json:
         results = [

@@ -7,6 +7,7 @@ keys are known. A range is a `Field`; where a value depends on another one, a va
 import difflib
 import json
 from collections.abc import Iterable
+from types import NoneType
 from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -75,11 +76,12 @@ def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
     got = f"{len(error['input'])} entries" if error["type"] == "too_long" else repr(error["input"])
     field = _find(section, error["loc"][:-1] if is_unknown else error["loc"])
     if is_unknown:
-        return f"{key}: unknown key; {describe_known(names[-1], list_keys(field.annotation))}"
+        return f"{key}: unknown key; {describe_known(names[-1], list_keys(_drop_none(field.annotation)))}"
     if error["type"] == "missing":
         return f"{key}: missing; add it (the committed params.yaml shows each key's meaning)"
     if error["type"] == "model_type":
-        return f"{key or 'the file'}: expected a section with {', '.join(list_keys(field.annotation))}; got {got}"
+        keys = ", ".join(list_keys(_drop_none(field.annotation)))
+        return f"{key or 'the file'}: expected a section with {keys}; got {got}"
     if error["type"] == "value_error":  # of a validator; one of the whole file names the key itself
         return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     if error["type"] == "literal_error":
@@ -103,12 +105,18 @@ def _find(section: type[Section], path: tuple[int | str, ...]) -> Any:
     """Finds the field at the end of a path of keys, names of the user's own choice and indices of lists."""
     field = FieldInfo(annotation=section)
     for part in path:
-        inner: Any = field.annotation
+        inner: Any = _drop_none(field.annotation)
         if isinstance(inner, type) and issubclass(inner, Section):
             field = dict(zip(list_keys(inner), inner.model_fields.values(), strict=True))[str(part)]
         else:
             field = FieldInfo.from_annotation(get_args(inner)[1 if get_origin(inner) is dict else 0])
     return field
+
+
+def _drop_none(annotation: Any) -> Any:
+    """Drops None from the types that a value may have."""
+    others = [of for of in get_args(annotation) if of is not NoneType]
+    return others[0] if NoneType in get_args(annotation) else annotation
 
 
 def _describe_range(field: FieldInfo) -> str:

@@ -81,6 +81,13 @@ Source = Annotated[
         description="https://host/path, apt:package or folder:path",
     ),
 ]
+Folder = Annotated[
+    str,
+    Field(
+        pattern=r"^([^\s~$\\/]|[^\s~$\\][^$\\\n]*[^$\\\n/\s])$",
+        description="the path of a folder, without ~, $ and \\, and no / at its end",
+    ),
+]
 # Lists are read as tuples: not strict, so that a list may stand for a tuple; their entries are strict all the same.
 ListOf = Annotated[tuple[Entry, ...], Field(strict=False)]
 Different = Annotated[ListOf[Entry], AfterValidator(_check_different)]
@@ -95,6 +102,10 @@ RANKINGS: tuple[str, ...] = get_args(Ranking)
 Steps = Annotated[ListOf[FractionBetween], Field(min_length=1, description="a list of numbers in (0, 1)")]
 
 
+DOWNLOADED = "data/download"
+"""The source that the stage download fills; any other one is there already."""
+
+
 class FilesParams(Section):
     """SHA-256 of each decompressed IDX file."""
 
@@ -105,12 +116,22 @@ class FilesParams(Section):
 
 
 class DatasetParams(Section):
-    """The data: their name, side of the square images, class names by label, SHA-256 of each file."""
+    """The data: their name and place, how a picture becomes a square image, class names by label, SHA-256 of files."""
 
     name: Annotated[str, Field(pattern=r"\S", description="a name")]
+    source: Folder
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
+    fit: Literal["pad", "crop", "stretch", "garment"]
+    background: Annotated[int, Field(ge=0, le=255)]
     class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
-    files: FilesParams
+    files: FilesParams | None
+
+    @field_validator("files")
+    @classmethod
+    def _check_files(cls, value: FilesParams | None, info: ValidationInfo) -> FilesParams | None:
+        if value is None and info.data.get("source") == DOWNLOADED:
+            raise refusal(f"the SHA-256 of four files, as dataset.source is {DOWNLOADED}", value)
+        return value
 
 
 class DownloadParams(Section):
@@ -121,10 +142,12 @@ class DownloadParams(Section):
 
 
 class PrepareParams(Section):
-    """The split: share held out for validation, share of each split that is kept, and the file of images left out."""
+    """The split: shares held out where none is given, share that is kept, and what becomes of images nobody wants."""
 
     val_fraction: FractionBetween
+    test_fraction: FractionBetween
     keep_fraction: PositiveFraction
+    bad_pictures: Literal["stop", "leave_out"]
     leave_out: Annotated[str, Field(pattern=r"^\w+([ ./-]\w+)*\.csv$", description="the path of a .csv file in here")]
 
 

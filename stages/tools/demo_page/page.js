@@ -70,8 +70,10 @@ document.addEventListener("drop", (event) => {
 
 // A drawing
 
+const background = Number(document.body.dataset.background); // so that a drawing is light or dark as the data are
+
 function clear() {
-  pen.fillStyle = "#ffffff";
+  pen.fillStyle = `rgb(${background} ${background} ${background})`;
   pen.fillRect(0, 0, canvas.width, canvas.height);
 }
 
@@ -86,7 +88,7 @@ function drawTo(event) {
 
 canvas.addEventListener("pointerdown", (event) => {
   canvas.setPointerCapture(event.pointerId);
-  Object.assign(pen, { lineWidth: brush.valueAsNumber, lineCap: "round", lineJoin: "round", strokeStyle: "#202020" });
+  Object.assign(pen, { lineWidth: brush.valueAsNumber, lineCap: "round", lineJoin: "round", strokeStyle: background < 128 ? "#ffffff" : "#202020" });
   pen.beginPath();
   drawTo(event);
 });

@@ -147,8 +147,8 @@ def storage_error(url: str | None, error: BaseException) -> UserError:
 def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
     """Names the study after its candidate and a digest of all that makes its trials comparable.
 
-    That is the space and how it is searched, the seed, and what dvc.yaml names as the code and the parameters that
-    decide the accuracy; not the number of trials, which may grow.
+    That is the space and how it is searched, the seed, the images, and what dvc.yaml names as the code and the
+    parameters that decide the accuracy; not the number of trials, which may grow.
 
     Args:
         search: the section `search` of params.yaml.
@@ -156,9 +156,10 @@ def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
     """
     pipeline = read_yaml(Path("dvc.yaml"))["stages"]
     stages = [pipeline[name] for name in STAGES]
-    paths = [path for stage in stages for path in stage.get("deps", [])]
+    paths = [path for stage in stages for path in stage.get("deps", []) if path != "${dataset.source}"]
     paths = [path.replace("${prepare.leave_out}", params["prepare"]["leave_out"]) for path in paths]
     code = run("git", "ls-tree", "HEAD", "--", *paths)
+    images = [out["md5"] for out in read_yaml(Path("dvc.lock"))["stages"]["prepare"]["outs"]]
     fixed = copy.deepcopy(dict(params))
     for key in search.space:
         section, name = find_section(fixed, key)
@@ -169,7 +170,7 @@ def name_study(search: SearchParams, params: Mapping[str, Any]) -> str:
         section, name = find_section(fixed, named)
         values[named] = section[name]
     searched, seed = search.model_dump(mode="json", exclude={"trials"}), params["study"]["seeds"][0]
-    content = json.dumps([searched, seed, values, [stage["cmd"] for stage in stages], code], sort_keys=True)
+    content = json.dumps([searched, seed, values, [stage["cmd"] for stage in stages], code, images], sort_keys=True)
     return f"{search.candidate}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
 
 

@@ -1,0 +1,68 @@
+"""Reads all images of a source, as inputs of the network."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from stages.lib.errors import UserError
+from stages.lib.sources.decode import PictureError, read_picture
+from stages.lib.sources.fit import find_enough_px, prepare_picture
+from stages.lib.sources.listing import Bad, Entry, Source
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a source gives: its entries that can be read, (N, size, size) uint8 images of them, and all that cannot."""
+
+    entries: list[Entry]
+    images: np.ndarray
+    bad: list[Bad]
+
+
+def open_pictures(source: Source, enough_px: int) -> Iterator[tuple[Entry, Image.Image | PictureError]]:
+    """Opens all pictures of a source, with a progress bar where that is a terminal.
+
+    Args:
+        source: with pictures; of IDX files, the images as they are.
+        enough_px: as `decode_picture` has it.
+
+    Yields:
+        Each entry with its picture, of mode RGB or RGBA, or with the error that says why it is none.
+    """
+    for place, entry in enumerate(tqdm(source.entries, desc=str(source.folder), unit=" pictures", disable=None)):
+        if source.stored is not None:
+            picture = Image.fromarray(source.stored[place])
+            yield entry, picture.convert("RGB") if picture.mode == "L" else picture
+            continue
+        try:
+            yield entry, read_picture(source.folder / entry.file, enough_px)
+        except PictureError as error:
+            yield entry, error
+
+
+def read_inputs(source: Source, image_size_px: int, fit: str, background: int) -> Inputs:
+    """Reads all images of a source. IDX files hold inputs, which are taken as they are.
+
+    Args:
+        source: what `find_source` found.
+        image_size_px: height and width of the inputs.
+        fit: how a picture becomes one; see `prepare_picture`.
+        background: grey level, 0 to 255; see there.
+    """
+    if source.kind == "idx" and source.stored is not None:
+        return Inputs(source.entries, source.stored, source.bad)
+    entries, images, bad = [], [], list(source.bad)
+    for entry, picture in open_pictures(source, find_enough_px(image_size_px, fit)):
+        if isinstance(picture, PictureError):
+            bad.append(Bad(entry.file, entry.label, picture.reason))
+            continue
+        try:
+            images.append(prepare_picture(picture, image_size_px, fit, background))
+            entries.append(entry)
+        except UserError as error:  # nothing stands out
+            bad.append(Bad(entry.file, entry.label, str(error)))
+    stacked = np.stack(images) if images else np.empty((0, image_size_px, image_size_px), np.uint8)
+    return Inputs(entries, stacked, sorted(bad, key=lambda each: each.file))
