@@ -30,7 +30,7 @@ from stages.lib.running.arguments import parse_names
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_split, write_csv, write_json
 
-READS = ("dataset.image_size_px", "dataset.class_names", "models")
+READS = ("dataset.image_size_px", "dataset.channels", "dataset.class_names", "models")
 TRAIN = Path("data/prepare/train.npz")
 OUTPUT = Path("data/complexity")
 
@@ -123,10 +123,10 @@ def describe_field(layer: Layer, field: ReceptiveField) -> str:
 def plot_receptive_field(
     layers: Sequence[Layer], fields: Sequence[ReceptiveField], image: np.ndarray, class_name: str, model_name: str
 ) -> Figure:
-    """Plots what the center unit of each convolution and pool sees: nested squares over `image`, (N, N) uint8.
+    """Plots what the center unit of each convolution and pool sees: nested squares over `image`, pale.
 
     Convolutions are solid and pools dashed, so that edges that coincide stay visible. A pointwise convolution is left
-    out: it sees what the layer before it sees.
+    out: it sees what the layer before it sees. `image` is uint8: (N, N), where 0 is drawn white, or (N, N, 3).
     """
     shown = [(layer, field) for layer, field in zip(layers, fields, strict=True) if layer.kernel_size > 1]
     side = image.shape[0]
@@ -134,6 +134,8 @@ def plot_receptive_field(
     label_ys = side * np.linspace(min(0.95, 0.1 * len(shown)), 0.05, len(shown)) - 0.5  # the first layer lowest
     figure, (axes, margin) = plt.subplots(1, 2, figsize=(8.5, max(5.6, 0.5 * len(shown))), width_ratios=(5, 2))
     margin.set_axis_off()  # it keeps the place of the labels
+    if image.ndim == 3:  # the limits below are for one channel alone
+        image = 255 - (255 - image) // 2
     axes.imshow(image, cmap="gray_r", vmin=0, vmax=2 * 255)  # pale, so that the squares stand out
     for (layer, field), color, label_y in zip(shown, colors, label_ys, strict=True):
         corner, width = field.first_px - 0.5, field.last_px - field.first_px + 1  # pixel i is i - 0.5 to i + 0.5
@@ -158,7 +160,12 @@ def main() -> None:
     params = load_params(reads=READS)
     (name,) = parse_names(__doc__, model="models")
     class_names = params.dataset.class_names
-    layers = list_layers(params.dataset.image_size_px, len(class_names), **params.models[name].model_dump())
+    layers = list_layers(
+        params.dataset.image_size_px,
+        len(class_names),
+        **params.models[name].model_dump(),
+        channels=params.dataset.channels,
+    )
     fields = compute_receptive_fields(layers)
     images, labels = read_split(TRAIN)
     rows = measure_layers(layers, fields)

@@ -139,7 +139,7 @@ def deploy_model(
         path: of the file.
         class_names: by label.
         prefer: what the generator and the compiler aim at.
-        images: (N, size, size) uint8, of which the first one's instructions are counted.
+        images: uint8, of which the first one's instructions are counted.
         has_control: whether the C that skips no zero is measured, too.
 
     Raises:

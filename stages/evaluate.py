@@ -4,10 +4,11 @@ Run as `python -m stages.evaluate CANDIDATE SEED`, where a candidate is <model>-
 
 Reads:
     data/train/<candidate>/<seed>/model.h5; data/finish/<seed>/model.h5 of the finished one.
-    data/prepare/test.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
+    data/prepare/test.npz: `images` uint8, `labels` (N,) uint8.
 
 Writes, in data/evaluate/<candidate>/<seed>/:
-    metrics.json: test accuracy and loss, expected calibration error, accuracy on images distorted by each regime.
+    metrics.json: test accuracy, balanced accuracy, macro-F1 and loss, expected calibration error, accuracy on images
+        distorted by each regime.
     classes.csv: precision, recall and F1 of each class.
     predictions.npz: `labels`, and the predicted ones of the images `as_they_are` and `under_<regime>`, each (N,) uint8;
         `probabilities` of the images as they are, (N, classes) float16.
@@ -34,6 +35,7 @@ from stages.lib.network.metrics import (
     compute_expected_calibration_error,
     compute_probabilities,
     compute_reliability,
+    measure_labels,
 )
 from stages.lib.network.model import predict_logits, read_model
 from stages.lib.network.pixels import to_network_input
@@ -53,12 +55,12 @@ OUTPUT = Path("data/evaluate")
 
 
 def distort(x: np.ndarray, augmentation: AugmentationParams, seed: int) -> np.ndarray:
-    """Applies a regime to (N, size, size, 1) float32 images in [0, 1]; it distorts them alike for every model."""
+    """Applies a regime to (N, size, size, channels) float32 images in [0, 1], the same for every model."""
     return augment(tf.constant(x), tf.constant([seed, -1], tf.int64), augmentation).numpy()
 
 
 def measure_on_test_images(y_true: np.ndarray, probabilities: np.ndarray, reliability: np.ndarray) -> dict[str, float]:
-    """Measures accuracy, loss and calibration.
+    """Measures accuracy, also with all classes alike, loss and calibration.
 
     Args:
         y_true: (N,) integer labels.
@@ -66,10 +68,12 @@ def measure_on_test_images(y_true: np.ndarray, probabilities: np.ndarray, reliab
         reliability: of these, from `compute_reliability`.
 
     Returns:
-        `test_accuracy` and `calibration_error`, fractions in [0, 1], and `test_loss`, the cross-entropy in nats.
+        `test_accuracy`, `test_balanced_accuracy`, `test_macro_f1` and `calibration_error`, fractions in [0, 1], and
+        `test_loss`, the cross-entropy in nats.
     """
+    measured = measure_labels(y_true, probabilities.argmax(axis=1), probabilities.shape[1])
     return {
-        "test_accuracy": compute_accuracy(y_true, probabilities.argmax(axis=1)),
+        **{f"test_{name}": value for name, value in measured.items()},
         "test_loss": round(compute_cross_entropy_loss(y_true, probabilities), 6),
         "calibration_error": round(compute_expected_calibration_error(reliability), 6),
     }
@@ -82,7 +86,7 @@ def predict_under_distortions(
 
     Args:
         model: from x to logits.
-        x: (N, size, size, 1) float32 in [0, 1].
+        x: (N, size, size, channels) float32 in [0, 1].
         augmentations: the regimes by name.
         seed: of the distortions.
     """
@@ -121,7 +125,7 @@ def plot_reliability(reliability: np.ndarray, error: float, title: str) -> Figur
 def plot_mistakes(
     images: np.ndarray, y_true: np.ndarray, probabilities: np.ndarray, class_names: tuple[str, ...], title: str
 ) -> Figure:
-    """Plots (N, size, size) uint8 images, N >= 0, with true and predicted class and the probability of the latter."""
+    """Plots N >= 0 stored images with true and predicted class and the probability of the latter."""
     texts = [
         f"{class_names[true]}, taken for\n{class_names[shares.argmax()]} ({100 * shares.max():.1f} %)"
         for true, shares in zip(y_true, probabilities, strict=True)

@@ -13,8 +13,8 @@ Reads:
 Writes, in data/export/<source>/<name>/, where the name is that of the variant, such as lamp-0.95:
     float32.tflite, int8.tflite: but for one whose conversion costs more validation accuracy than `export` in
         params.yaml allows. That is left out, and what reads these folders goes on without it.
-    metrics.json: accuracies of both, and that of the Keras model, which its stage measured; bytes, raw and gzipped. Of
-        a file that is left out only its validation accuracy.
+    metrics.json: accuracies of both, balanced ones and macro-F1 too, and that of the Keras model, which its stage
+        measured; bytes, raw and gzipped. Of a file that is left out only its validation accuracy.
     predictions.npz: `labels` of the test images, and what `float32` and `int8` predict, where they are not left out:
         each (N,) uint8.
 and, which are no DVC outputs, since no two runs take the same time:
@@ -35,7 +35,7 @@ from tqdm import tqdm
 from stages.lib.litert.convert import convert_to_float32, convert_to_int8
 from stages.lib.litert.latency import measure_latency_in_fresh_process
 from stages.lib.litert.runtime import predict_logits, read_interpreter
-from stages.lib.network.metrics import compute_accuracy, is_loss_within
+from stages.lib.network.metrics import compute_accuracy, is_loss_within, measure_labels
 from stages.lib.network.model import read_model
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
@@ -92,7 +92,7 @@ def sample_images(images: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def predict_labels(path: Path, images: np.ndarray) -> np.ndarray:
-    """Predicts with a LiteRT file (N,) uint8 labels of (N, size, size) uint8 images, on all CPUs that are allowed."""
+    """Predicts with a LiteRT file (N,) uint8 labels of N uint8 images, on all CPUs that are allowed."""
     interpreter = read_interpreter(path, BATCH_SIZE, num_threads=len(os.sched_getaffinity(0)))
     return predict_logits(interpreter, images).argmax(axis=1).astype(np.uint8)
 
@@ -119,7 +119,7 @@ def export_model(
 
     Args:
         variant: the model; the metrics.json beside it holds its validation accuracy.
-        calibration_images: (N, size, size) uint8, on which the ranges of the int8 activations are measured.
+        calibration_images: uint8, on which the ranges of the int8 activations are measured.
         weight_bits: that int8 weights are rounded to.
         max_losses: largest loss of validation accuracy by the conversion, by precision.
         val: images and labels on which the loss is measured.
@@ -136,7 +136,8 @@ def export_model(
     for precision, content in contents.items():
         path = variant.exported / f"{precision}.tflite"
         write_bytes(path, content)
-        val_accuracy = compute_accuracy(val_labels, predict_labels(path, val_images))
+        val_predicted = predict_labels(path, val_images)
+        val_accuracy = compute_accuracy(val_labels, val_predicted)
         metrics[f"{precision}_val_accuracy"] = val_accuracy
         if not is_loss_within(metrics["keras_val_accuracy"], val_accuracy, max_losses[precision]):
             path.unlink()
@@ -144,7 +145,12 @@ def export_model(
             tqdm.write(refusal, file=sys.stderr)
             continue
         predicted[precision] = predict_labels(path, test_images)
-        metrics[f"{precision}_test_accuracy"] = compute_accuracy(test_labels, predicted[precision])
+        for split, y_true, y_pred in (
+            ("val", val_labels, val_predicted),
+            ("test", test_labels, predicted[precision]),
+        ):
+            measured = measure_labels(y_true, y_pred, model.output_shape[-1])
+            metrics |= {f"{precision}_{split}_{name}": value for name, value in measured.items()}
         metrics[f"{precision}_size_bytes"] = len(content)
         metrics[f"{precision}_gzip_size_bytes"] = compute_gzip_size_bytes(content)
     write_arrays(variant.exported / "predictions.npz", labels=test_labels, **predicted)

@@ -4,7 +4,7 @@ The grid orders its candidates after few epochs, which is cheap. What is compres
 
 Reads:
     data/select_model/choice.json: which candidate.
-    data/prepare/train.npz, val.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
+    data/prepare/train.npz, val.npz: `images` uint8, `labels` (N,) uint8.
 
 Writes, in data/finish/<seed>/:
     model.h5, history.csv, metrics.json, probabilities.npz: as stages/train.py does of a candidate.
@@ -40,6 +40,7 @@ from stages.lib.training.recipe import Recipe
 
 READS = (
     "dataset.image_size_px",
+    "dataset.channels",
     "dataset.class_names",
     "train.batch_size",
     "train.learning_rate",
@@ -48,6 +49,7 @@ READS = (
     "train.warmup_fraction",
     "train.weight_decay",
     "train.label_smoothing",
+    "train.class_weights",
     "train.precision",
     "finish",
 )
@@ -56,7 +58,7 @@ SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 
 
 def compute_losses(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Computes the cross-entropy of each of (N, size, size) uint8 images with its label, (N,) float32, in nats."""
+    """Computes the cross-entropy of each of N uint8 images with its label, (N,) float32, in nats."""
     probabilities = compute_probabilities(predict_logits(model, to_network_input(images)))
     of_label = np.take_along_axis(probabilities, labels[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
     return -np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).astype(np.float32)
@@ -67,7 +69,12 @@ def main() -> None:
     params = load_params(reads=READS)
     (seed,) = parse_names(__doc__, seed="study.seeds")
     variant, choice = name_finished(int(seed)), read_json(CHOICE)
-    layers = list_layers(params.dataset.image_size_px, len(params.dataset.class_names), **choice["architecture"])
+    layers = list_layers(
+        params.dataset.image_size_px,
+        len(params.dataset.class_names),
+        **choice["architecture"],
+        channels=params.dataset.channels,
+    )
     recipe = Recipe(
         train=params.train.model_copy(update=params.finish.model_dump()),
         augmentation=AugmentationParams(**choice["augmentation_limits"]),

@@ -6,7 +6,8 @@ Reads:
     data/leave_out.csv, or what else `prepare.leave_out` names: images that no split gets; see `read_left_out`.
 
 Writes:
-    data/prepare/train.npz, val.npz, test.npz: `images` (N, size, size) uint8 in [0, 255], `labels` (N,) uint8.
+    data/prepare/train.npz, val.npz, test.npz: `images` (N, size, size), or (N, size, size, 3) in
+        colour, uint8 in [0, 255]; `labels` (N,) uint8.
     data/prepare/splits.npz: of IDX files `train` (60000,) and `t10k` (10000,), of each image of the files with that
         beginning the split that has it, or ""; of any other source `pictures` (N,), the same of each row of
         pictures.csv that has no reason.
@@ -41,6 +42,7 @@ READS = (
     "seed",
     "dataset.source",
     "dataset.image_size_px",
+    "dataset.channels",
     "dataset.fit",
     "dataset.background",
     "dataset.class_names",
@@ -208,7 +210,7 @@ def main() -> None:
     is_idx = source.kind == "idx"
     if source.skipped:
         warn(f"skipped {len(source.skipped):,} that are junk, empty or of no class: {join_some(source.skipped)}")
-    inputs = read_inputs(source, dataset.image_size_px, dataset.fit, dataset.background)
+    inputs = read_inputs(source, dataset.image_size_px, dataset.channels, dataset.fit, dataset.background)
     entries, labels = inputs.entries, number_labels(inputs.entries, dataset.class_names)
     places = {(entry.file, entry.index): place for place, entry in enumerate(entries)}
     named = read_left_out(Path(prepare.leave_out), count_images(entries, inputs.bad))

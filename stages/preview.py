@@ -9,6 +9,7 @@ Writes:
     data/preview/<augmentation>.png.
 """
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from stages.lib.training.augmentation import augment
 READS = ("seed", "dataset.class_names", "augmentations", "preview")
 SOURCE = Path("data/prepare/train.npz")
 OUTPUT = Path("data/preview")
+LETTERS_PER_INCH = 12  # of the title, a few less than have room
 
 
 def find_first_of_each_class(labels: np.ndarray) -> np.ndarray:
@@ -39,36 +41,38 @@ def make_versions(images: np.ndarray, augmentation: AugmentationParams, versions
     """Augments each image `versions` times.
 
     Args:
-        images: (N, size, size) uint8.
+        images: (N, size, size) or (N, size, size, 3) uint8.
         augmentation: limits of the random transforms.
         versions: number of draws.
         seed: of the draws; the same for every regime.
 
     Returns:
-        (N, 1 + versions, size, size) float32 in [0, 1]; the original comes first.
+        (N, 1 + versions, size, size, channels) float32 in [0, 1]; the original comes first.
     """
     x = to_network_input(images)
     draws = [
         augment(tf.constant(x), tf.constant([seed, version], tf.int64), augmentation).numpy()
         for version in range(versions)
     ]
-    return np.stack([x, *draws], axis=1)[..., 0]
+    return np.stack([x, *draws], axis=1)
 
 
 def plot_preview(versions: np.ndarray, class_names: tuple[str, ...], title: str) -> Figure:
-    """Plots (classes, 1 + versions, size, size) images in [0, 1] as a grid: a row a class, the original on the left."""
-    num_rows, num_columns, size = versions.shape[:3]
+    """Plots (classes, 1 + versions, size, size, channels) images in [0, 1]: a row a class, the original on the left."""
+    num_rows, num_columns, size, _, channels = versions.shape
     tile = size + 2
-    framed = np.pad(versions, ((0, 0), (0, 0), (1, 1), (1, 1)))
-    grid = framed.transpose(0, 2, 1, 3).reshape(num_rows * tile, num_columns * tile)
-    figure, axis = plt.subplots(figsize=(0.55 * num_columns + 1.4, 0.55 * num_rows + 0.8))
-    axis.imshow(grid, cmap="gray_r", vmin=0, vmax=1)
+    white = 0 if channels == 1 else 1  # one channel is drawn dark on white
+    framed = np.pad(versions, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=white)
+    grid = framed.transpose(0, 2, 1, 3, 4).reshape(num_rows * tile, num_columns * tile, channels)
+    width_inches = 0.55 * num_columns + 1.4
+    figure, axis = plt.subplots(figsize=(width_inches, 0.55 * num_rows + 0.8))
+    axis.imshow(grid, cmap="gray_r", vmin=0, vmax=1)  # three channels need no map
     axis.axvline(tile - 0.5, color=COLORS[1], linewidth=2)
     axis.set_xticks([tile / 2, tile * (num_columns + 1) / 2], ["original", "augmented, drawn anew each time"])
     axis.set_yticks([(row + 0.5) * tile for row in range(num_rows)], class_names)
     axis.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     axis.spines[:].set_visible(False)
-    axis.set_title(title)
+    figure.suptitle(textwrap.fill(title, int(LETTERS_PER_INCH * width_inches)))
     return figure
 
 
@@ -82,6 +86,9 @@ def describe(name: str, augmentation: AugmentationParams) -> str:
         (augmentation.rotation_degrees, f"rotation up to {augmentation.rotation_degrees:g}°"),
         (augmentation.shift_fraction, f"shift up to {100 * augmentation.shift_fraction:g} %"),
         (augmentation.zoom_fraction, f"zoom up to {100 * augmentation.zoom_fraction:g} %"),
+        (augmentation.brightness_fraction, f"brightness up to {100 * augmentation.brightness_fraction:g} %"),
+        (augmentation.contrast_fraction, f"contrast up to {100 * augmentation.contrast_fraction:g} %"),
+        (augmentation.saturation_fraction, f"saturation up to {100 * augmentation.saturation_fraction:g} %"),
         (augmentation.shift_px, f"shift up to {augmentation.shift_px} px"),
         (augmentation.erase_px, f"a square of {augmentation.erase_px} px erased"),
         (augmentation.horizontal_flip, "half of the images mirrored"),

@@ -64,6 +64,7 @@ import tensorflow_model_optimization as tfmot  # after stages.lib.network.keras2
 
 READS = (
     "dataset.image_size_px",
+    "dataset.channels",
     "dataset.class_names",
     "prune.sparsities",
     "prune.epochs",
@@ -79,6 +80,7 @@ READS = (
     "train.warmup_fraction",
     "train.weight_decay",
     "train.label_smoothing",
+    "train.class_weights",
     "train.precision",
 )
 DATA = Path("data/prepare")
@@ -279,13 +281,15 @@ def list_steps(
     return steps
 
 
-def read_layers(variant: Variant, choice: Mapping[str, Any], image_size_px: int, num_classes: int) -> list[Layer]:
+def read_layers(
+    variant: Variant, choice: Mapping[str, Any], image_size_px: int, channels: int, num_classes: int
+) -> list[Layer]:
     """Reads the layers of the model that a ladder starts from; `choice` says what they were before it was shrunk."""
     architecture = choice["architecture"]
     if variant.source == "shrink":
         shrunk = read_json(variant.folder / "metrics.json")
         architecture = {**architecture, "blocks": shrunk["blocks"], "dense": shrunk["dense"]}
-    return list_layers(image_size_px, num_classes, **architecture)
+    return list_layers(image_size_px, num_classes, **architecture, channels=channels)
 
 
 def main() -> None:
@@ -309,7 +313,8 @@ def main() -> None:
         inputs=[source.folder / "model.h5", finished.folder / "losses.npz", DATA / "train.npz"],
     )
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
-    layers = read_layers(source, choice, params.dataset.image_size_px, len(params.dataset.class_names))
+    dataset = params.dataset
+    layers = read_layers(source, choice, dataset.image_size_px, dataset.channels, len(dataset.class_names))
     (losses,) = read_arrays(finished.folder / "losses.npz", "train")
     is_easy = find_easy(losses, params.prune.easy_share)
     dense_path = finished.folder / "model.h5"

@@ -17,8 +17,9 @@ Writes, in data/ship/:
     coverage.csv: how accurate it is on the test images where it answers only those that it is surest of.
     ood.json: how well its scores tell test images from digits.   ood.csv: how those scores are distributed.
 
-The rule: of the int8 files within all limits of `ship` in params.yaml, the most accurate on validation images; then the
-one with less flash; then the first by name. Files in float32 have no C. The test images choose nothing.
+The rule: of the int8 files within all limits of `ship` in params.yaml, the best on validation images by `ship.metric`,
+such as accuracy; then the one with less flash; then the first by name. Files in float32 have no C. The test images
+choose nothing.
 
 Its logits are divided by a temperature, so that its confidence fits; below a certain confidence, it is
 unsure. Both are chosen on validation images, too.
@@ -88,6 +89,7 @@ UNITS = {
     "max_instructions": "instructions an image",
     "max_size_bytes": "bytes as a .tflite file",
 }  # the limits of params.yaml: each is of the column of that name without max_
+MEANING = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}  # of `ship.metric`, but for accuracy
 NUM_CONFUSED = 3  # pairs of classes that the card names
 
 
@@ -150,13 +152,25 @@ def tell_excess(file: RankedFile, limits: ShipParams) -> str:
     return "takes " + join([f"{cost.value:,} {cost.unit}, more than ship.{cost.key}" for cost in beyond])
 
 
-def select_file(within: Sequence[RankedFile]) -> RankedFile:
+def read_scores(files: Sequence[RankedFile], metric: str) -> dict[str, float]:
+    """Reads what int8 files have of a metric, on validation images, by their names."""
+    if metric == "accuracy":
+        return {file.name: file.val_accuracy for file in files}
+    return {file.name: read_json(file.variant.exported / "metrics.json")[f"int8_val_{metric}"] for file in files}
+
+
+def select_file(within: Sequence[RankedFile], scores: Mapping[str, float]) -> RankedFile:
     """Applies the rest of the rule of this stage."""
-    return min(within, key=lambda file: (-file.val_accuracy, file.flash_bytes, file.name))
+    return min(within, key=lambda file: (-scores[file.name], file.flash_bytes, file.name))
 
 
 def explain(
-    shipped: RankedFile, within: Sequence[RankedFile], files: Sequence[RankedFile], limits: ShipParams, num_val: int
+    shipped: RankedFile,
+    within: Sequence[RankedFile],
+    files: Sequence[RankedFile],
+    limits: ShipParams,
+    num_val: int,
+    scores: Mapping[str, float],
 ) -> str:
     """Writes the reason of the choice: the rule, and which limits decided it.
 
@@ -164,8 +178,9 @@ def explain(
         shipped: the chosen file.
         within: those that it was chosen from.
         files: all in int8.
-        limits: of what a file may take.
+        limits: of what a file may take, and the metric that decided.
         num_val: number of validation images.
+        scores: what each file has of that metric, by its name.
     """
     costs = list_costs(shipped, limits)
     allowed = join([f"{cost.limit:,} {cost.unit}" for cost in costs])
@@ -173,16 +188,19 @@ def explain(
         f"the {len(within)} of {len(files)} int8 files that take at most {allowed}" if costs else "all int8 files"
     )
     taken = f", and takes {join([f'{cost.value:,} {cost.unit}' for cost in costs])}" if costs else ""
-    text = (
-        f"{shipped.name} in int8 is the most accurate of {of_which}: it has "
-        f"{format_accuracy(shipped.val_accuracy, num_val)} of the validation images right{taken}."
-    )
-    better = sorted((file for file in files if file.val_accuracy > shipped.val_accuracy), key=lambda f: f.val_accuracy)
+    score = scores[shipped.name]
+    if limits.metric == "accuracy":
+        best, points = "is the most accurate", "points more accurate"
+        reached = f"{format_accuracy(score, num_val)} of the validation images right"
+    else:
+        best, points = f"has the best {MEANING[limits.metric]}", f"points of {MEANING[limits.metric]} better"
+        reached = f"{100 * score:.2f} % on validation images"
+    text = f"{shipped.name} in int8 {best} of {of_which}: it has {reached}{taken}."
+    better = sorted((file for file in files if scores[file.name] > score), key=lambda file: scores[file.name])
     if not better:
-        return f"{text} No int8 file of this run is more accurate."
+        return f"{text} No int8 file of this run is {'more accurate' if limits.metric == 'accuracy' else 'better'}."
     told = [
-        f"{file.name} would be {100 * (file.val_accuracy - shipped.val_accuracy):.2f} points more accurate, but "
-        f"{tell_excess(file, limits)}"
+        f"{file.name} would be {100 * (scores[file.name] - score):.2f} {points}, but {tell_excess(file, limits)}"
         for file in dict.fromkeys([better[0], better[-1]])
     ]
     return f"{text} {'; '.join(told)}."
@@ -206,7 +224,11 @@ def describe_tensor(details: Mapping[str, Any], meaning: str) -> dict[str, Any]:
 def describe_input(details: Mapping[str, Any], fit: str) -> dict[str, Any]:
     """Describes the input: `range` holds what stands for black and for white; `fit` is how pictures become inputs."""
     shown = "; what is shown is light on black" if fit == "garment" else ""
-    tensor = describe_tensor(details, f"grey level / 255, 0 black to 1 white{shown}")
+    meaning = {
+        1: f"grey level / 255, 0 black to 1 white{shown}",
+        3: f"red, green and blue / 255, each 0 to 1{shown}",
+    }
+    tensor = describe_tensor(details, meaning[int(details["shape"][3])])
     black_and_white = quantize(np.array([0.0, 1.0]), tensor["scale"], tensor["zero_point"])
     return tensor | {"range": black_and_white.tolist()}
 
@@ -306,18 +328,19 @@ def run_file(path: Path, dataset: DatasetParams, num_bins: int, answered_accurac
     }
 
 
-def read_digits(image_size_px: int) -> np.ndarray:
+def read_digits(image_size_px: int, channels: int) -> np.ndarray:
     """Reads the handwritten digits that scikit-learn brings, light on black, as the network expects images.
 
     They are scans of 8 x 8 pixels with levels from 0 to 16: Alpaydin and Kaynak 1998, Optical Recognition of
     Handwritten Digits, https://doi.org/10.24432/C50P49, CC BY 4.0.
 
     Returns:
-        (1797, image_size_px, image_size_px) uint8 in [0, 255].
+        (1797, image_size_px, image_size_px, channels) uint8 in [0, 255], grey in all channels.
     """
     digits = np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
     size = (image_size_px, image_size_px)
-    return np.stack([np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.LANCZOS)) for digit in digits])
+    resized = [np.asarray(Image.fromarray(digit).resize(size, Image.Resampling.LANCZOS)) for digit in digits]
+    return np.repeat(np.stack(resized)[..., np.newaxis], channels, axis=-1)
 
 
 def compare_with_digits(
@@ -328,7 +351,7 @@ def compare_with_digits(
     images, _ = read_split(TEST_SET)
     known, others = (
         metrics.compute_scores(predict_logits(interpreter, each), temperature)
-        for each in (images, read_digits(image_size_px))
+        for each in (images, read_digits(image_size_px, interpreter.get_input_details()[0]["shape"][3]))
     )
     return measure_separation(known, others, min_confidence), list_bins(known, others, min_confidence)
 
@@ -358,6 +381,7 @@ def describe_model(
         **({"sparsity": shipped.sparsity} if source == "prune" else {}),
         "dataset": dataset.name,
         "image_size_px": dataset.image_size_px,
+        "channels": dataset.channels,
         "fit": dataset.fit,
         "background": dataset.background,
         "class_names": list(dataset.class_names),
@@ -366,6 +390,7 @@ def describe_model(
             "use.txt",
             class_names=dataset.class_names,
             size=dataset.image_size_px,
+            mode="L" if dataset.channels == 1 else "RGB",
             temperature=measured["temperature"],
             min_confidence=measured["min_confidence"],
         ),
@@ -419,8 +444,9 @@ def main() -> None:
     params = load_params(reads=READS)
     limits, files, num_val = params.ship, read_files(), count_val_images()
     within = list_files_within(files, limits)
-    shipped = select_file(within)
-    reason = explain(shipped, within, files, limits, num_val)
+    scores = read_scores(files, limits.metric)
+    shipped = select_file(within, scores)
+    reason = explain(shipped, within, files, limits, num_val, scores)
     measured = run_file(shipped.path, params.dataset, params.evaluate.calibration_bins, params.ship.answered_accuracy)
     content, folder = shipped.path.read_bytes(), shipped.variant.deployed
     for path in (folder / "model.c", folder / "model.h"):

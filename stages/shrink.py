@@ -59,6 +59,7 @@ from stages.lib.training.recipe import Recipe
 
 READS = (
     "dataset.image_size_px",
+    "dataset.channels",
     "dataset.class_names",
     "train.batch_size",
     "train.learning_rate",
@@ -67,6 +68,7 @@ READS = (
     "train.warmup_fraction",
     "train.weight_decay",
     "train.label_smoothing",
+    "train.class_weights",
     "train.precision",
     "finish",
     "shrink.macs_shares",
@@ -99,12 +101,13 @@ def list_rungs(
     shrink: ShrinkParams,
     recipe: Recipe,
     source: Path,
+    channels: int,
 ) -> list[Rung]:
     """Lists the rungs from the widest to the narrowest: the same networks, whatever `filters` are kept.
 
-    `source` has the model that the first one is cut from, and its losses. The batches of a rung are neither those
-    of the training, which `recipe` describes, nor those of another rung. The checkpoint of a rung belongs to that
-    one and all before it, whose result it starts from.
+    `source` has the model that the first one is cut from, and its losses; `channels` are those of the images. The
+    batches of a rung are neither those of the training, which `recipe` describes, nor those of another rung. The
+    checkpoint of a rung belongs to that one and all before it, whose result it starts from.
 
     Raises:
         UserError: if no network of the form of `architecture` needs as few MACs.
@@ -113,8 +116,8 @@ def list_rungs(
     decided: list[Any] = [filters, shrink.easy_share]
     rungs = []
     for share in shrink.macs_shares:
-        smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple)
-        layers = list_layers(image_size_px, num_classes, **smaller)
+        smaller = scale_architecture(architecture, image_size_px, num_classes, share, shrink.multiple, channels)
+        layers = list_layers(image_size_px, num_classes, **smaller, channels=channels)
         changes: dict[str, Any] = {}
         if filters != "scratch":
             changes = shrink.model_dump(include={"epochs", "clean_epochs", "learning_rate"})
@@ -211,20 +214,21 @@ def main() -> None:
     filters, seed = parse_names(__doc__, filters="shrink.filters", seed="shrink.seeds")
     choice, finished = read_json(CHOICE), name_finished(int(seed))
     source = finished.folder
-    size_px, num_classes = params.dataset.image_size_px, len(params.dataset.class_names)
+    size_px, channels = params.dataset.image_size_px, params.dataset.channels
+    num_classes = len(params.dataset.class_names)
     recipe = Recipe(
         train=params.train.model_copy(update=params.finish.model_dump()),
         augmentation=AugmentationParams(**choice["augmentation_limits"]),
         seed=finished.seed,
         policy=choose_policy(params.train.precision),
     )
-    rungs = list_rungs(filters, choice["architecture"], size_px, num_classes, params.shrink, recipe, source)
+    rungs = list_rungs(filters, choice["architecture"], size_px, num_classes, params.shrink, recipe, source, channels)
     train_set, val_set, test_set = (read_split(DATA / f"{split}.npz") for split in ("train", "val", "test"))
     (losses,) = read_arrays(source / "losses.npz", "train")
     is_easy = find_easy(losses, params.shrink.easy_share) if filters != "scratch" else None
     model = read_model(source / "model.h5")
     dense = measure_stored_model(source / "model.h5", model, val_set, test_set)
-    dense_layers = layers = list_layers(size_px, num_classes, **choice["architecture"])
+    dense_layers = layers = list_layers(size_px, num_classes, **choice["architecture"], channels=channels)
     rng = np.random.default_rng(finished.seed)
     for rung in rungs:  # each is cut from the one before it
         model = train_model(

@@ -3,7 +3,7 @@
 One candidate of the grid, which is there to be compared: so it sees a share of the training images only.
 
 Reads:
-    data/prepare/train.npz, val.npz: `images` (N, 28, 28) uint8, `labels` (N,) uint8.
+    data/prepare/train.npz, val.npz: `images` uint8, `labels` (N,) uint8.
 
 Writes, in data/train/<model>-<augmentation>/<seed>/:
     model.h5: the float32 Keras model after the last epoch, from images in [0, 1] to logits.
@@ -42,6 +42,7 @@ from stages.lib.training.recipe import Recipe
 READS = (
     "seed",
     "dataset.image_size_px",
+    "dataset.channels",
     "dataset.class_names",
     "study.split_by_seed",
     "study.keep_fraction",
@@ -87,7 +88,10 @@ def main() -> None:
     seed = int(seed_text)
     variant = Variant("train", model_name, augmentation_name, seed)
     layers = list_layers(
-        params.dataset.image_size_px, len(params.dataset.class_names), **params.models[model_name].model_dump()
+        params.dataset.image_size_px,
+        len(params.dataset.class_names),
+        **params.models[model_name].model_dump(),
+        channels=params.dataset.channels,
     )
     recipe = Recipe(
         train=params.train,

@@ -19,6 +19,7 @@ def main() -> None:
         scale_architecture(
             params.models[model].model_dump(),
             image_size_px=params.dataset.image_size_px,
+            channels=params.dataset.channels,
             num_classes=len(params.dataset.class_names),
             macs_share=share,
             multiple=params.shrink.multiple,

@@ -2,7 +2,7 @@
 
 Reads:
     data/ship/model.c, model.h: the shipped C; model.tflite: the file that it was made of.
-    data/prepare/test.npz: `images` (N, size, size) uint8, `labels` (N,) uint8.
+    data/prepare/test.npz: `images` uint8, `labels` (N,) uint8.
 
 Writes, in data/verify/:
     metrics.json: how many images there are, and on how many the C differs in any logit from LiteRT's reference kernels,
@@ -65,7 +65,7 @@ def run_on_all_cpus(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray,
 
 
 def run_on_litert(images: np.ndarray, is_reference: bool) -> np.ndarray:
-    """Runs the shipped file on (N, size, size) uint8 images; returns (N, classes) int8 logits."""
+    """Runs the shipped file on uint8 images; returns (N, classes) int8 logits."""
     return predict_outputs(read_interpreter(SHIPPED, BATCH_SIZE, num_threads=1, is_reference=is_reference), images)
 
 
@@ -100,11 +100,15 @@ def read_program() -> Program:
         check_exists(SHIP / name)
     source, header = ((SHIP / name).read_text(encoding="utf-8") for name in ("model.c", "model.h"))
     defined = {name: int(value) for name, value in re.findall(r"#define MODEL_(\w+) (\d+)", header)}
-    missing = {"IMAGE_SIZE_PX", "NUM_CLASSES", "BUFFER_BYTES"} - set(defined)
+    missing = {"IMAGE_SIZE_PX", "NUM_CHANNELS", "NUM_CLASSES", "BUFFER_BYTES"} - set(defined)
     if missing:
         raise UserError(f"{SHIP / 'model.h'}: expected to find MODEL_{min(missing)} defined; run `dvc repro`")
     return Program(
-        source, header, defined["IMAGE_SIZE_PX"] ** 2, defined["NUM_CLASSES"], buffer_bytes=defined["BUFFER_BYTES"]
+        source,
+        header,
+        image_bytes=defined["IMAGE_SIZE_PX"] ** 2 * defined["NUM_CHANNELS"],
+        num_classes=defined["NUM_CLASSES"],
+        buffer_bytes=defined["BUFFER_BYTES"],
     )
 
 
@@ -112,7 +116,7 @@ def measure(images: np.ndarray, labels: np.ndarray, prefer: Optimization) -> dic
     """Runs the shipped C and the file that it was made of everywhere; returns the content of metrics.json.
 
     Args:
-        images: (N, size, size) uint8.
+        images: uint8.
         labels: (N,) uint8.
         prefer: what the compiler aims at.
 

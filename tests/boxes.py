@@ -34,6 +34,7 @@ def ship(path: Path, content: bytes, **changes: Any) -> Path:
         "sha256": hashlib.sha256(content).hexdigest(),
         "class_names": CLASSES,
         "image_size_px": 28,
+        "channels": 1,
         "fit": "garment",
         "background": 255,
         "name": "boxes",

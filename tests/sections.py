@@ -15,5 +15,5 @@ def replace(section: S, **changes: Any) -> S:
 
 def augmentation(**limits: Any) -> AugmentationParams:
     """Is an augmentation with these limits, and no others."""
-    nothing = dict.fromkeys(("rotation_degrees", "shift_fraction", "zoom_fraction", "shift_px", "erase_px"), 0)
+    nothing = dict.fromkeys(set(AugmentationParams.model_fields) - {"horizontal_flip"}, 0)
     return AugmentationParams.model_validate(nothing | {"horizontal_flip": False} | limits)

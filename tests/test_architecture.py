@@ -35,6 +35,13 @@ def test_layers_of_a_tiny_network_are_listed_in_full() -> None:
     ]
 
 
+def test_the_channels_of_the_image_are_those_of_the_first_layer_and_of_no_other() -> None:
+    grey, colored = list_small(blocks=[[2, 3]]), list_small(blocks=[[2, 3]], channels=3)
+    assert (grey[0].input_shape, colored[0].input_shape) == ((4, 4, 1), (4, 4, 3))
+    assert colored[0].output_shape == (4, 4, 2)
+    assert colored[1:] == grey[1:]
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("conv", ["conv1_bn", "conv2_bn"]), ("flatten", ["flatten_bn"]), ("dense", ["dense1_bn", "dense2_bn"])],

@@ -14,6 +14,9 @@ from stages.lib.training.augmentation import (
     affine_transforms,
     apply_transforms,
     augment,
+    change_brightness,
+    change_contrast,
+    change_saturation,
     erase_squares,
     keep_mirroring,
     shift_whole_pixels,
@@ -26,8 +29,11 @@ STRONG: dict[str, Any] = {
     "zoom_fraction": 0.3,
     "shift_px": 1,
     "erase_px": 2,
+    "brightness_fraction": 0.3,
+    "contrast_fraction": 0.3,
     "horizontal_flip": True,
 }
+LIGHT = {"brightness_fraction": 0.3, "contrast_fraction": 0.3, "saturation_fraction": 0.3}
 EVERYTHING = augmentation(**STRONG)
 EACH = [augmentation(**{key: value}) for key, value in STRONG.items()]
 SEED = (3, 5)
@@ -140,8 +146,10 @@ def test_any_strength_changes_images_but_not_their_shape_dtype_and_range(
 
     assert not np.array_equal(found, x)
     assert (found.shape, found.dtype) == (x.shape, np.dtype(np.float32))
-    assert x.min() - 1e-6 <= found.min()
-    assert found.max() <= x.max() + 1e-6
+    changes_light = limits.brightness_fraction or limits.contrast_fraction
+    low, high = (0, 1) if changes_light else (x.min(), x.max())
+    assert low - 1e-6 <= found.min()
+    assert found.max() <= high + 1e-6
 
 
 def test_a_flip_leaves_each_image_as_it_is_or_mirrors_it_exactly(x: np.ndarray) -> None:
@@ -229,6 +237,81 @@ def test_the_size_of_the_batch_may_be_unknown(x: np.ndarray) -> None:
     traced = tf.function(run, input_signature=[tf.TensorSpec([None, 6, 6, 1], tf.float32)])
 
     np.testing.assert_allclose(np.asarray(traced(x)), augmented(x, EVERYTHING), atol=1e-5)
+
+
+# Light and colour
+
+RED, GREEN, GREY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.5, 0.5, 0.5)
+
+
+def change(function: Any, pixels: Any, factor: float) -> np.ndarray:
+    """Changes one image that is a row of pixels, given by their channels; returns them."""
+    image = tf.constant(np.asarray(pixels, np.float32)[np.newaxis, np.newaxis])
+    return np.asarray(function(image, tf.constant([factor], tf.float32)))[0, 0]
+
+
+def test_brightness_multiplies_each_channel_and_stops_at_white() -> None:
+    np.testing.assert_allclose(change(change_brightness, [(0.0, 0.2, 0.8)], 1.5), [(0, 0.3, 1)], atol=1e-6)
+    np.testing.assert_allclose(change(change_brightness, [(0.4,), (0.8,)], 0.5), [(0.2,), (0.4,)], atol=1e-6)
+
+
+def test_contrast_spreads_pixels_around_the_mean_grey_of_their_image_and_stops_at_black_and_white() -> None:
+    np.testing.assert_allclose(change(change_contrast, [(0.2,), (0.6,)], 0.5), [(0.3,), (0.5,)], atol=1e-6)
+    np.testing.assert_allclose(change(change_contrast, [(0.0,), (1.0,)], 1.5), [(0,), (1,)], atol=1e-6)
+    # Red has a grey of 0.299, green one of 0.587: their mean is 0.443.
+    expected = [(0.7215, 0.2215, 0.2215), (0.2215, 0.7215, 0.2215)]
+    np.testing.assert_allclose(change(change_contrast, [RED, GREEN], 0.5), expected, atol=1e-6)
+
+
+def test_saturation_moves_each_pixel_from_its_own_grey_and_leaves_grey_ones() -> None:
+    found = change(change_saturation, [RED, GREEN, GREY, (0.6, 0.5, 0.5)], 0.5)
+    expected = [(0.6495, 0.1495, 0.1495), (0.2935, 0.7935, 0.2935), GREY, (0.56495, 0.51495, 0.51495)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert change(change_saturation, [(0.3,)], 0.5).tolist() == [[np.float32(0.3)]]
+
+
+@pytest.mark.parametrize("key", LIGHT)
+def test_factors_of_light_and_colour_are_uniform_within_their_limit_and_drawn_apart(key: str) -> None:
+    pixels = np.tile(np.array([[(0.2, 0.5, 0.4), (0.4, 0.5, 0.6)]], np.float32), (2000, 1, 1, 1))
+
+    found = augmented(pixels, augmentation(**{key: 0.2}))
+
+    if key == "brightness_fraction":
+        factors = found[:, 0, 0, 0] / 0.2
+    elif key == "contrast_fraction":
+        factors = (found[:, 0, 1, 2] - found[:, 0, 0, 2]) / 0.2
+    else:
+        factors = (found[:, 0, 1, 2] - found[:, 0, 1, 0]) / 0.2
+    assert_uniform(factors, 0.8, 1.2)
+
+
+def test_limits_of_light_and_colour_leave_the_other_draws_as_they_are() -> None:
+    colored = np.full((500, 6, 6, 3), 0.5, np.float32)
+    others = {key: value for key, value in STRONG.items() if key not in LIGHT}
+    marked = colored.copy()
+    marked[:, 2, 3] = 1.0
+
+    moved = augmented(marked, augmentation(**others | {"erase_px": 0}))
+    brighter = augmented(marked, augmentation(**others | {"erase_px": 0, "brightness_fraction": 0.3}))
+
+    np.testing.assert_array_equal(moved.argmax(axis=2), brighter.argmax(axis=2))
+    factors = brighter[:, 0, 0, 0] / moved[:, 0, 0, 0]
+    assert factors.std() > 0.1
+
+
+@pytest.mark.parametrize("limits", [augmentation(**{k: v for k, v in STRONG.items() if k not in LIGHT})])
+def test_every_channel_of_an_image_is_moved_alike(x: np.ndarray, limits: AugmentationParams) -> None:
+    found = augmented(np.repeat(x, 3, axis=3), limits)
+
+    np.testing.assert_array_equal(found, np.repeat(augmented(x, limits), 3, axis=3))
+
+
+def test_saturation_alone_leaves_grey_images_as_they_are(x: np.ndarray) -> None:
+    saturated = augmentation(saturation_fraction=0.9)
+
+    np.testing.assert_array_equal(augmented(x, saturated), x)
+    colored = np.random.default_rng(2).random((8, 6, 6, 3), np.float32)
+    assert not np.allclose(augmented(colored, saturated), colored, atol=1e-2)
 
 
 # Random transforms: the seed

@@ -8,12 +8,26 @@ from tiny import NONE, make_recipe
 
 from stages.lib.network.keras2 import tf
 from stages.lib.params.sections import AugmentationParams
-from stages.lib.training.batches import count_seen, count_steps, find_easy, training_batches, validation_batches
+from stages.lib.training.batches import (
+    compute_class_weights,
+    count_seen,
+    count_steps,
+    find_easy,
+    training_batches,
+    validation_batches,
+)
 from stages.lib.training.cluster import ALONE, Cluster
 
 NUM_IMAGES = 10
 SOMETHING = augmentation(
-    rotation_degrees=8.0, shift_fraction=0.2, zoom_fraction=0.2, shift_px=1, erase_px=2, horizontal_flip=True
+    rotation_degrees=8.0,
+    shift_fraction=0.2,
+    zoom_fraction=0.2,
+    shift_px=1,
+    erase_px=2,
+    brightness_fraction=0.2,
+    contrast_fraction=0.2,
+    horizontal_flip=True,
 )
 FLIP = augmentation(horizontal_flip=True)
 LABELS = np.arange(NUM_IMAGES, dtype=np.uint8) % 3
@@ -65,6 +79,55 @@ def test_images_are_scaled_to_0_to_1_and_labels_one_hot() -> None:
     order = [round(255 * float(image[0, 0, 0])) for image in x]
     np.testing.assert_array_equal(x[..., 0], IMAGES[order].astype(np.float32) / 255)
     np.testing.assert_array_equal(y, np.eye(3)[LABELS[order]])
+
+
+def test_coloured_images_keep_their_three_channels() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (4, 6, 6, 3), np.uint8)
+    for batches in (
+        training_batches(images, LABELS[:4], 3, make_recipe(batch_size=4, epochs=1)),
+        validation_batches(images, LABELS[:4], 3, 4),
+    ):
+        ((x, _),) = batches
+        assert (x.shape, x.dtype.name) == ((4, 6, 6, 3), "float32")
+        pixels = np.rint(255 * x.numpy()).astype(np.uint8)
+        assert sorted(image.tobytes() for image in pixels) == sorted(image.tobytes() for image in images)
+
+
+def test_a_batch_larger_than_the_set_is_the_whole_set_in_every_epoch() -> None:
+    batches = run(batch_size=256, epochs=3)
+
+    assert [sorted(read_order([batch])) for batch in batches] == [list(range(NUM_IMAGES))] * 3
+    assert count_steps(NUM_IMAGES, 256) == 1
+
+
+def test_balanced_classes_weigh_as_much_as_each_other() -> None:
+    assert compute_class_weights(np.array([0, 0, 0, 1]), 2).tolist() == [np.float32(2 / 3), 2]
+    labels = np.random.default_rng(3).integers(0, 4, 100).astype(np.uint8) ** 2 % 7  # some of 7 classes, unevenly
+    weights = compute_class_weights(labels, 7)
+    totals = np.bincount(labels, weights[labels], minlength=7)
+    np.testing.assert_allclose(totals[totals > 0], 100 / np.count_nonzero(np.bincount(labels)), rtol=1e-6)
+    assert weights[np.bincount(labels, minlength=7) == 0].tolist() == [0] * np.sum(totals == 0)
+
+
+def test_images_are_weighted_by_their_class_where_the_recipe_says_so() -> None:
+    batches = run(class_weights="balanced")  # classes of 4, 3 and 3 images
+
+    expected = {0: 10 / 12, 1: 10 / 9, 2: 10 / 9}
+    for _, y, weights in batches:
+        assert weights.dtype == np.float32
+        np.testing.assert_allclose(weights, [expected[label] for label in y.argmax(axis=1)], rtol=1e-6)
+    assert as_bytes([batch[:2] for batch in batches]) == as_bytes(run())
+    assert {len(batch) for batch in run()} == {2}  # none: no weights at all
+
+
+def test_an_easy_image_of_a_balanced_class_has_both_weights() -> None:
+    def list_weights(**changes: Any) -> np.ndarray:
+        return np.concatenate([weights for _, _, weights in run(is_easy=EASY, **changes)])
+
+    labels = np.concatenate([y.argmax(axis=1) for _, y, _ in run(is_easy=EASY)])
+    of_class = compute_class_weights(LABELS, 3)[labels]
+
+    np.testing.assert_allclose(list_weights(class_weights="balanced"), list_weights() * of_class, rtol=1e-6)
 
 
 def test_every_epoch_visits_every_image_once_in_an_order_of_its_own() -> None:
@@ -231,7 +294,7 @@ def test_validation_batches_of_the_workers_are_those_of_one() -> None:
     assert [np.concatenate(pair).tobytes() for pair in zip(*parts, strict=True)] == [x.tobytes() for x in whole]
 
 
-@pytest.mark.parametrize("limit", AugmentationParams.model_fields)
+@pytest.mark.parametrize("limit", [key for key in AugmentationParams.model_fields if key != "saturation_fraction"])
 def test_each_limit_reaches_the_augmentation_and_images_stay_in_0_to_1(limit: str) -> None:
     batches = run(augmentation(**{limit: getattr(SOMETHING, limit)}))
 

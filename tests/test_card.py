@@ -34,6 +34,7 @@ MODEL: dict[str, Any] = {
     },
     "dataset": "Fashion-MNIST",
     "image_size_px": 28,
+    "channels": 1,
     "fit": "garment",
     "background": 255,
     "class_names": ["Shirt", "Bag"],

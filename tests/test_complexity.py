@@ -128,6 +128,13 @@ def test_squares_frame_exactly_the_pixels_that_the_center_units_see() -> None:
     assert [square.get_linestyle() for square in squares] == ["-", "--"]
 
 
+def test_a_coloured_image_is_drawn_pale_in_its_colours() -> None:
+    image = np.array([[(255, 0, 0), (0, 0, 0)], [(255, 255, 255), (0, 101, 0)]], np.uint8)
+    axes = plot_receptive_field(TINY, FIELDS, image, "Coat", "tiny").axes[0]
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.tolist() == [[[255, 128, 128], [128, 128, 128]], [[255, 255, 255], [128, 178, 128]]]
+
+
 def test_of_a_separable_convolution_the_depthwise_part_is_drawn_alone() -> None:
     layers = list_layers(4, 3, [[2, 2]], True, False, False, [], ["conv"], 0)
     axes = plot_receptive_field(layers, compute_receptive_fields(layers), IMAGE, "Coat", "tiny").axes[0]

@@ -82,6 +82,8 @@ def test_accuracy_loss_and_calibration_error_are_measured() -> None:
 
     assert metrics == {
         "test_accuracy": 0.75,
+        "test_balanced_accuracy": 0.75,
+        "test_macro_f1": round((0.8 + 2 / 3) / 2, 6),  # three are taken for class 0, two of them rightly
         "test_loss": round(-float(np.log([0.9, 0.6, 0.8, 0.3]).mean()), 6),
         "calibration_error": round(compute_expected_calibration_error(reliability), 6),
     }
@@ -124,6 +126,15 @@ def test_the_gallery_names_truth_prediction_and_confidence() -> None:
         "Coat, taken for\nBag (99.9 %)",
     ]
     assert np.array_equal(np.asarray(shown(figure.axes)[1].images[0].get_array()), IMAGES[1])
+
+
+def test_the_gallery_shows_coloured_images_as_they_are() -> None:
+    images = np.random.default_rng(3).integers(0, 256, (2, 6, 6, 3), np.uint8)
+
+    figure = plot_mistakes(images, np.array([0, 1]), np.full((2, 3), 1 / 3), CLASS_NAMES, "small-none")
+
+    for axis, image in zip(shown(figure.axes), images, strict=True):
+        assert np.array_equal(np.asarray(axis.images[0].get_array()), image)
 
 
 @pytest.mark.parametrize("num_images", [0, 6, 7])
@@ -185,7 +196,10 @@ def test_the_stage_writes_its_five_files_with_numbers_of_this_model_that_agree(n
         "reliability.png",
         "gallery.png",
     }
-    assert list(metrics) == ["test_accuracy", "test_loss", "calibration_error", "test_accuracy_under_strong"]
+    assert list(metrics) == [
+        *("test_accuracy", "test_balanced_accuracy", "test_macro_f1", "test_loss", "calibration_error"),
+        "test_accuracy_under_strong",
+    ]
     assert np.array_equal(labels, LABELS)
     assert {array.dtype for array in (labels, plain, distorted)} == {np.dtype(np.uint8)}
     assert metrics["test_accuracy"] == np.mean(plain == LABELS)

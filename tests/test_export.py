@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sections import replace
+from sklearn.metrics import f1_score
 
 from stages import export as stage
 from stages.export import explain_refusal, list_variants, predict_labels, sample_images
@@ -197,7 +198,8 @@ def test_the_stage_writes_two_files_and_their_worth_for_each_model(folder: Path)
     stage.main()
 
     output = folder / "data/export/train"
-    names = ["val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes"]
+    scores = ("accuracy", "balanced_accuracy", "macro_f1")
+    names = [f"{split}_{score}" for split in ("val", "test") for score in scores] + ["size_bytes", "gzip_size_bytes"]
     assert {path.name for path in output.iterdir()} == {"tiny-flip", "thin-flip"}
     for path in output.iterdir():
         assert {file.name for file in path.iterdir()} == {
@@ -229,7 +231,12 @@ def test_accuracies_are_those_of_the_files_on_whole_splits_and_that_which_the_st
     assert metrics["float32_test_accuracy"] == measure_accuracy(model, *SPLITS["test"])
     for name in ("val", "test"):
         images, labels = SPLITS[name]
-        assert metrics[f"int8_{name}_accuracy"] == np.mean(predict_labels(output / "int8.tflite", images) == labels)
+        predicted = predict_labels(output / "int8.tflite", images)
+        assert metrics[f"int8_{name}_accuracy"] == np.mean(predicted == labels)
+        assert metrics[f"int8_{name}_balanced_accuracy"] == pytest.approx(
+            np.mean([np.mean(predicted[labels == label] == label) for label in np.unique(labels)]), abs=1e-6
+        )
+        assert metrics[f"int8_{name}_macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"), abs=1e-6)
 
 
 def test_what_each_file_predicts_of_the_test_images_is_kept(folder: Path) -> None:

@@ -52,6 +52,14 @@ def list_counts(architecture: Mapping[str, Any]) -> list[int]:
     return [*[count for block in architecture["blocks"] for count in block], *architecture["dense"]]
 
 
+@pytest.mark.parametrize(("channels", "blocks"), [(1, [[8], [8]]), (3, [[4], [4]])])
+def test_shares_are_of_the_macs_with_the_channels_of_the_image(channels: int, blocks: list[list[int]]) -> None:
+    architecture = {**PLAIN, "blocks": [[16], [16]], "dense": []}
+    # With 8 filters each, the layers have 64 x 9 x 8, 16 x 9 x 64 and 2 x 2 x 8 x 10 MACs, 0.30 of all; with three
+    # channels the first one has three times as many, and they have 0.36.
+    assert scale_architecture(architecture, 8, 10, 0.33, 4, channels)["blocks"] == blocks
+
+
 @pytest.mark.parametrize(
     ("macs_share", "blocks", "dense"),
     [  # of 37,156,608 MACs

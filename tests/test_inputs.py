@@ -18,8 +18,8 @@ HALVES[:, 8:] = 200
 """Left black, right light grey; twice as wide as high."""
 
 
-def prepare(path: Path, size: int = 8, fit: str = "stretch", background: int = 0) -> np.ndarray:
-    return prepare_picture(read_picture(path, find_enough_px(size, fit)), size, fit, background)
+def prepare(path: Path, size: int = 8, fit: str = "stretch", background: int = 0, channels: int = 1) -> np.ndarray:
+    return prepare_picture(read_picture(path, find_enough_px(size, fit)), size, channels, fit, background)
 
 
 # Formats
@@ -129,6 +129,17 @@ def test_colours_turn_grey_by_how_bright_they_are(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", Image.new("RGB", (4, 4), (255, 0, 0)))
 
     assert prepare(path, 4)[0, 0] == 76  # 0.299 * 255
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+def test_colours_are_kept_where_there_are_three_channels(tmp_path: Path, fit: str) -> None:
+    path = save(tmp_path / "a.png", Image.new("RGB", (8, 4), (255, 10, 0)))
+
+    inputs = prepare(path, 4, fit, background=7, channels=3)
+
+    assert inputs.shape == (4, 4, 3)
+    assert inputs[2, 2].tolist() == [255, 10, 0]
+    assert inputs[0, 0].tolist() == ([7, 7, 7] if fit == "pad" else [255, 10, 0])
 
 
 # Shape

@@ -93,6 +93,26 @@ def test_a_float32_file_sees_pixels_in_0_to_1(float32_path: Path, weights: np.nd
     assert np.allclose(logits, IMAGES.reshape(7, 4) / 255 @ weights, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_a_file_for_colour_sees_the_three_channels_of_each_pixel(batch_size: int, tmp_path: Path) -> None:
+    layers = [keras.layers.InputLayer(input_shape=(2, 2, 3)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    colored = keras.Sequential(layers)
+    rng = np.random.default_rng(2)
+    matrix, images = rng.normal(size=(12, 3)).astype(np.float32), rng.integers(0, 256, (7, 2, 2, 3), np.uint8)
+    colored.set_weights([matrix, np.zeros(3)])
+    exact = images.reshape(7, 12) / 255 @ matrix
+    for name, content in (
+        ("float32", convert_to_float32(colored)),
+        ("int8", convert_to_int8(colored, images, 8)),
+    ):
+        (tmp_path / name).write_bytes(content)
+
+        logits = predict_logits(read_interpreter(tmp_path / name, batch_size, 1), images)
+
+        assert logits.shape == (7, 3)
+        assert np.allclose(logits, exact, atol=1e-6 if name == "float32" else 0.05)
+
+
 def test_an_int8_file_gives_the_same_to_within_two_steps_of_its_output(int8_path: Path, weights: np.ndarray) -> None:
     interpreter = read_interpreter(int8_path, 7, 1)
 
@@ -196,7 +216,7 @@ def connect(*shapes: tuple[int, ...], dtype: str = "float32") -> keras.Model:
 @pytest.mark.parametrize(
     ("build", "got"),
     [
-        (lambda: connect((2, 2, 3)), "got inputs float32 (1, 2, 2, 3) and outputs float32 (1, 12)"),
+        (lambda: connect((2, 2, 4)), "got inputs float32 (1, 2, 2, 4) and outputs float32 (1, 16)"),
         (lambda: connect((2, 3, 1)), "got inputs float32 (1, 2, 3, 1) and outputs float32 (1, 6)"),
         (lambda: connect((4,)), "got inputs float32 (1, 4) and outputs float32 (1, 4)"),
         (
@@ -209,7 +229,7 @@ def connect(*shapes: tuple[int, ...], dtype: str = "float32") -> keras.Model:
         ),
         (lambda: connect((2, 2, 1), dtype="int32"), "got inputs int32 (1, 2, 2, 1) and outputs int32 (1, 4)"),
     ],
-    ids=["colors", "oblong", "no image", "two inputs", "no logits", "integers"],
+    ids=["four channels", "oblong", "no image", "two inputs", "no logits", "integers"],
 )
 def test_a_model_of_something_else_is_refused(build: Callable[[], keras.Model], got: str, tmp_path: Path) -> None:
     path = tmp_path / "other.tflite"
@@ -219,8 +239,8 @@ def test_a_model_of_something_else_is_refused(build: Callable[[], keras.Model], 
         read_interpreter(path, 1, 1)
 
     assert str(error.value) == (
-        f"{path}: no LiteRT model of this project: expected one input (N, size, size, 1) and one output (N, classes), "
-        f"each float32 or int8 with a scale; {got}; run `dvc repro` to make it"
+        f"{path}: no LiteRT model of this project: expected one input (N, size, size, 1 or 3) and one output "
+        f"(N, classes), each float32 or int8 with a scale; {got}; run `dvc repro` to make it"
     )
 
 

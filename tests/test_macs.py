@@ -158,3 +158,12 @@ def test_flops_equal_those_of_the_profiler_less_biases_pools_and_adds(
 ) -> None:
     layers = list_layers(image_size_px, 10, **spec)
     assert profile_flops(layers) == sum(map(count_flops, layers)) + extras
+
+
+def test_a_coloured_image_takes_three_times_the_products_of_the_first_layer_alone() -> None:
+    grey, colored = (list_layers(28, 10, **MODELS["third"], channels=channels) for channels in (1, 3))
+
+    assert (count_macs(grey[0]), count_macs(colored[0])) == (225_792, 3 * 225_792)  # 28 x 28 x 3 x 3 x 32
+    assert (count_parameters(grey[0]), count_parameters(colored[0])) == (320, 896)  # (9 + 1) x 32, (27 + 1) x 32
+    for count in (count_macs, count_parameters):
+        assert [count(layer) for layer in grey[1:]] == [count(layer) for layer in colored[1:]]

@@ -4,14 +4,17 @@ from sklearn import metrics as oracle
 
 from stages.lib.network.metrics import (
     compute_accuracy,
+    compute_balanced_accuracy,
     compute_class_scores,
     compute_confusion_matrix,
     compute_cross_entropy_loss,
     compute_expected_calibration_error,
+    compute_macro_f1,
     compute_probabilities,
     compute_reliability,
     compute_scores,
     is_loss_within,
+    measure_labels,
 )
 
 Y_TRUE = np.array([0, 0, 0, 1, 1, 2], np.uint8)
@@ -148,3 +151,25 @@ def test_the_calibration_error_agrees_with_a_loop_over_images_and_bins() -> None
         error += abs(sum(hits) - sum(max(probabilities[row]) for row in rows)) / 300
 
     assert compute_expected_calibration_error(compute_reliability(y_true, probabilities, 7)) == pytest.approx(error)
+
+
+# All classes alike
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+@pytest.mark.parametrize("rare", [0, 1, 5])
+def test_balanced_accuracy_and_macro_f1_are_those_of_scikit_learn(rare: int) -> None:
+    rng = np.random.default_rng(rare)
+    y_true = np.repeat([0, 1, 2], [90, 30, rare]).astype(np.uint8)  # class 3 has no image, and is predicted
+    y_pred = np.where(rng.random(len(y_true)) < 0.6, y_true, rng.integers(0, 4, len(y_true)))
+    confusion_matrix = compute_confusion_matrix(y_true, y_pred, 6)  # classes 4 and 5 are neither
+
+    assert compute_balanced_accuracy(confusion_matrix) == pytest.approx(oracle.balanced_accuracy_score(y_true, y_pred))
+    assert compute_macro_f1(confusion_matrix) == pytest.approx(oracle.f1_score(y_true, y_pred, average="macro"))
+
+
+def test_a_model_that_knows_the_large_class_alone_is_accurate_and_not_balanced() -> None:
+    y_true, y_pred = np.repeat([0, 1], [9, 1]), np.zeros(10, np.int64)
+
+    # The F1 of the large class is 2 * 9 / (10 + 9).
+    assert measure_labels(y_true, y_pred, 2) == {"accuracy": 0.9, "balanced_accuracy": 0.5, "macro_f1": 0.473684}

@@ -47,7 +47,7 @@ def test_markdown_shows_a_name_as_it_is(name: str) -> None:
     line = " ".join(name.split())
     classes = [{**row, "class": name} for row in MODEL["classes"]]
     confused = [{"actual": name, "predicted": name, "images": 3}]
-    use = render("use.txt", class_names=(name, "b"), size=28, precision="int8", temperature=1.0, min_confidence=0.5)
+    use = render("use.txt", class_names=(name, "b"), size=28, mode="L", temperature=1.0, min_confidence=0.5)
     changes = {"class_names": [name, "b"], "classes": classes, "most_confused": confused, "dataset": name, "use": use}
     card = write_card(changes=changes)
     sentences = format_environment({**ENVIRONMENT, "cpu": name}, [StageTime("train", 30, 700)], 1)

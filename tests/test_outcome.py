@@ -19,7 +19,9 @@ def test_a_training_leaves_its_model_its_curves_and_what_the_model_says_of_valid
     metrics = write_trained(tmp_path / "new", logits_are_pixels, ROWS, (images, labels))
 
     # Logits 1, 0 and 0, 1: the true class has 1 / (1 + 1/e) = 0.731059 and 0.268941; the mean of -ln is 0.813262.
-    assert metrics == {"val_accuracy": 0.5, "val_loss": 0.813262}
+    # One class has images, half of which are found; two are predicted: their F1 are 2/3 and 0.
+    measured = {"val_accuracy": 0.5, "val_balanced_accuracy": 0.5, "val_macro_f1": 0.333333, "val_loss": 0.813262}
+    assert metrics == measured
     assert {path.name for path in (tmp_path / "new").iterdir()} == FILES
     assert read_json(tmp_path / "new/metrics.json") == metrics
     assert read_csv(tmp_path / "new/history.csv") == [{"epoch": "1", "split": "val", "accuracy": "0.5"}]

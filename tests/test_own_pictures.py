@@ -28,7 +28,8 @@ CLASSES = ("dog", "cat")
 
 def set_params(monkeypatch: pytest.MonkeyPatch, seed: int = 42, **changes: Any) -> Params:
     """Makes the stage read these values of `dataset` and `prepare`."""
-    dataset = {"source": "pictures", "image_size_px": 12, "fit": "pad", "background": 0, "class_names": CLASSES}
+    dataset: dict[str, Any] = {"source": "pictures", "class_names": CLASSES}
+    dataset |= {"image_size_px": 12, "channels": 1, "fit": "pad", "background": 0}
     prepare = {"leave_out": "leave_out.csv"}
     for name, value in changes.items():
         (dataset if name in type(COMMITTED.dataset).model_fields else prepare)[name] = value
@@ -253,9 +254,9 @@ def test_levels_and_polarity_that_are_unusual_are_told_in_a_line(
 
 
 @pytest.mark.parametrize("background", [0, 130, 255])
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize(("fit", "channels"), [*((fit, 1) for fit in FITS), ("pad", 3)])
 def test_predict_makes_of_the_pictures_the_very_inputs_that_trained(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, fit: str, background: int
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, fit: str, channels: int, background: int
 ) -> None:
     rng = np.random.default_rng(5)
     for number, path in enumerate(sorted(pictures.rglob("*.png"))):
@@ -266,10 +267,10 @@ def test_predict_makes_of_the_pictures_the_very_inputs_that_trained(
         modes = {".png": "RGBA", ".tiff": "CMYK", ".gif": "P", ".jpg": "RGB"}
         suffix = list(modes)[number % len(modes)]
         save(path.with_suffix(suffix), image.convert(modes[suffix]))
-    params = set_params(monkeypatch, fit=fit, background=background, image_size_px=16)
+    params = set_params(monkeypatch, fit=fit, channels=channels, background=background, image_size_px=16)
     stage.main()
 
-    card = {"image_size_px": 16, "fit": params.dataset.fit, "background": params.dataset.background}
+    card = {name: getattr(params.dataset, name) for name in ("image_size_px", "channels", "fit", "background")}
     for split in ("train", "val", "test"):
         images, _ = read_split(Path(f"data/prepare/{split}.npz"))
         asked, errors = read_photos([f"pictures/{row['file']}" for row in read_rows(split)], card)
@@ -356,7 +357,7 @@ def test_it_keeps_every_comment_and_all_other_values(repository: Path) -> None:
     changed = [line.split(":")[0].strip() for line in before if line not in after]
     assert {line for line in before if line.strip().startswith("#") or not line} <= set(after)
     assert set(changed) <= {
-        *("name", "source", "image_size_px", "fit", "background", "class_names", "files", "keep_fraction"),
+        *("name", "source", "image_size_px", "channels", "fit", "background", "class_names", "files", "keep_fraction"),
         *("epochs", "batch_size", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
         *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
     }

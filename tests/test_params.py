@@ -19,7 +19,7 @@ COMMITTED = ROOT / "params.yaml"
 
 INTEGERS = {  # key: lowest and highest value, with the other values as committed
     "seed": (0, 2**31 - 1),
-    "dataset.image_size_px": (4, 1024),  # 1 without pools
+    "dataset.image_size_px": (8, 1024),  # 1 without pools
     "dataset.background": (0, 255),
     "preview.versions": (1, 20),
     "augmentations.sharp.shift_px": (0, 1024),
@@ -52,6 +52,9 @@ NUMBERS = {
     "augmentations.strong.rotation_degrees": "[0, 180]",
     "augmentations.strong.shift_fraction": "[0, 1]",
     "augmentations.strong.zoom_fraction": "[0, 1)",
+    "augmentations.strong.brightness_fraction": "[0, 1)",
+    "augmentations.strong.contrast_fraction": "[0, 1)",
+    "augmentations.strong.saturation_fraction": "[0, 1)",
     "train.learning_rate": "(0, 100]",
     "train.warmup_fraction": "[0, 1)",
     "train.weight_decay": "[0, 100]",
@@ -192,7 +195,7 @@ def test_no_key_may_be_missing_but_those_of_the_users_own_choice(key: str) -> No
         ("models.first.drop_out", "drop_out: unknown key; did you mean 'dropout'? known: blocks, separable"),
         ("augmentations.mild.zoom_fractoin", "zoom_fractoin: unknown key; did you mean 'zoom_fraction'?"),
         ("dataset.files.train-images", "did you mean 'train-images-idx3-ubyte'? known: train-images-idx3-ubyte, "),
-        ("select_model.xyz", "select_model.xyz: unknown key; known: tolerance"),
+        ("select_model.xyz", "select_model.xyz: unknown key; known: metric, tolerance"),
     ],
 )
 def test_an_unknown_key_is_refused_with_the_known_ones_and_the_nearest(key: str, message: str) -> None:
@@ -239,7 +242,8 @@ def test_the_file_must_be_a_mapping(content: object) -> None:
 def test_an_integer_lies_within_its_limits_and_nothing_else_is_taken_for_one(key: str) -> None:
     low, high = INTEGERS[key]
     for limit in (low, high):
-        value = look_up(check_edited({key: limit}), key)
+        fitting = {"study.models": ["fifth"]} if key == "dataset.image_size_px" else {}  # of any size
+        value = look_up(check_edited({key: limit} | fitting), key)
         assert (value, type(value)) == (limit, int)
     low = 1 if key == "dataset.image_size_px" else low
     for other in (low - 1, high + 1, "4", True, 4.0, None, [4], NAN, INFINITY):
@@ -337,6 +341,10 @@ def test_weight_decay_is_refused_where_the_optimizer_would_ignore_it(optimizer: 
         ("download.sources", ["http://host", "https://host:80/a?b", "apt:g++", "folder:~/my data"]),
         ("train.optimizer", "sgd"),
         ("train.schedule", "constant"),
+        ("train.class_weights", "balanced"),
+        ("dataset.channels", 3),
+        ("select_model.metric", "macro_f1"),
+        ("ship.metric", "balanced_accuracy"),
         ("train.precision", "bfloat16"),
     ],
 )
@@ -427,6 +435,11 @@ def test_one_value_is_that_of_every_sparsity(key: str, value: float) -> None:
         ("train.optimizer", "Adam", "unknown value 'Adam'; did you mean 'adam'? known: adam, adamw, muon, sgd"),
         ("train.optimizer", None, "unknown value None; known: adam, adamw, muon, sgd"),
         ("train.optimizer", ["adam"], "unknown value ['adam']; did you mean 'adam'?"),
+        ("train.class_weights", "balance", "'balance'; did you mean 'balanced'? known: none, balanced"),
+        ("train.class_weights", None, "unknown value None; did you mean 'none'? known: none, balanced"),
+        *(("dataset.channels", value, f"unknown value {value!r}; known: 1, 3") for value in (2, 4, "rgb", None)),
+        ("ship.metric", "f1", "unknown value 'f1'; known: accuracy, balanced_accuracy, macro_f1"),
+        ("select_model.metric", "acuracy", "'acuracy'; did you mean 'accuracy'? known: accuracy,"),
         ("train.schedule", "one-cycle", "'one-cycle'; did you mean 'one_cycle'? known: one_cycle, constant"),
         ("train.precision", "float16", "'float16'; did you mean 'bfloat16'? known: auto, bfloat16, float32"),
         ("prepare.leave_out", None, f"{CSV}; got None"),
@@ -573,6 +586,30 @@ def test_an_architecture_that_contradicts_itself_is_refused_at_the_key_that_is_w
     edits: dict[str, Any], message: str
 ) -> None:
     assert refusal({f"models.first.{key}": value for key, value in edits.items()}) == f"models.first.{message}"
+
+
+def test_a_dense_layer_that_would_be_huge_is_refused_with_the_remedy() -> None:
+    edits = {"dataset.image_size_px": 96, "study.models": ["third"]}
+
+    assert refusal(edits) == (
+        "models.third.blocks: expected at most 8,000,000 weights in each dense layer; got 9,437,184 in dense1 (the "
+        "last pool leaves 24 x 24 x 128 values); add blocks, which halve height and width, set global_pool: true, or "
+        "take fewer filters or dense units"
+    )
+    assert check_edited(edits | {"models.third.blocks": [[32, 64], [64, 128], [128]]})
+    assert check_edited(edits | {"models.third.global_pool": True})
+    assert check_edited(edits | {"study.models": ["seventh"]}).study.models == ("seventh",)
+    assert refusal(edits | {"models.third.blocks": [[8]] * 6, "models.third.dense": [3000, 3000]}).startswith(
+        "models.third.blocks: expected at most 8,000,000 weights in each dense layer; got 9,000,000 in dense2"
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size_px", [32, 33, 48, 64, 96])
+def test_the_seventh_model_takes_pictures_of_32_to_96_pixels(size_px: int, channels: int) -> None:
+    edits = {"dataset.image_size_px": size_px, "dataset.channels": channels, "study.models": ["seventh"]}
+
+    assert check_edited(edits).dataset.channels == channels
 
 
 def test_every_model_is_checked_even_if_the_study_does_not_name_it() -> None:

@@ -224,6 +224,7 @@ def test_nothing_but_what_makes_an_input_and_class_names_is_taken_from_the_card_
         "card": model.with_suffix(".json"),
         "class_names": CLASSES,
         "image_size_px": 28,
+        "channels": 1,
         "fit": "garment",
         "background": 255,
     }
@@ -281,15 +282,15 @@ def test_a_model_that_is_not_the_one_of_its_card_is_refused(model: Path, content
     )
 
 
-@pytest.mark.parametrize(("size", "classes"), [(14, 4), (28, 3)])
-def test_a_card_that_does_not_fit_its_model_is_refused(model: Path, size: int, classes: int) -> None:
-    card = {"image_size_px": size, "class_names": CLASSES[:classes], "card": "other.json"}
+@pytest.mark.parametrize(("size", "channels", "classes"), [(14, 1, 4), (28, 3, 4), (28, 1, 3)])
+def test_a_card_that_does_not_fit_its_model_is_refused(model: Path, size: int, channels: int, classes: int) -> None:
+    card = {"image_size_px": size, "channels": channels, "class_names": CLASSES[:classes], "card": "other.json"}
 
     with pytest.raises(UserError) as caught:
         classify(model, card, [np.zeros((size, size), np.uint8)])
 
-    assert f"expected images of {size} pixels and {classes} classes, as other.json says" in str(caught.value)
-    assert "got images of 28 pixels and 4 classes" in str(caught.value)
+    assert f"expected images of {size} pixels with {channels} channels and {classes} classes, as other.json says" in str(caught.value)
+    assert "got images of 28 pixels with 1 channels and 4 classes" in str(caught.value)
 
 
 def test_a_model_that_the_runtime_refuses_is_one_line(model: Path, photos: list[str]) -> None:

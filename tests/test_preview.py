@@ -33,8 +33,8 @@ def test_the_first_image_of_each_class_is_found_in_the_order_of_the_labels() -> 
 def test_the_original_comes_first_and_is_unchanged() -> None:
     result = make_versions(IMAGES, STRONG, 2, seed=1)
 
-    assert result.shape == (3, 3, 6, 6)
-    assert np.array_equal(result[:, 0], IMAGES.astype(np.float32) / 255)
+    assert result.shape == (3, 3, 6, 6, 1)
+    assert np.array_equal(result[:, 0, ..., 0], IMAGES.astype(np.float32) / 255)
 
 
 def test_each_version_is_drawn_anew() -> None:
@@ -59,6 +59,10 @@ def test_more_versions_leave_the_first_ones_as_they_are() -> None:
             "rotation up to 7.5°, zoom up to 20 %, half of the images mirrored",
         ),
         ({"shift_px": 2, "erase_px": 8}, "shift up to 2 px, a square of 8 px erased"),
+        (
+            {"brightness_fraction": 0.1, "contrast_fraction": 0.25, "saturation_fraction": 0.5},
+            "brightness up to 10 %, contrast up to 25 %, saturation up to 50 %",
+        ),
     ],
 )
 def test_a_title_names_every_limit_that_is_not_zero(limits: dict[str, float], title: str) -> None:
@@ -72,7 +76,43 @@ def test_the_picture_shows_image_i_in_row_i_and_version_j_in_column_j() -> None:
 
     for row, column in np.ndindex(3, 4):
         tile = grid[8 * row + 1 : 8 * row + 7, 8 * column + 1 : 8 * column + 7]
-        assert np.array_equal(tile, versions[row, column])
+        assert np.array_equal(tile, versions[row, column, ..., 0])
+
+
+@pytest.mark.parametrize("versions", [1, 7])
+def test_a_title_of_many_limits_stays_within_the_picture(versions: int) -> None:
+    everything = augmentation(
+        rotation_degrees=22.5,
+        shift_fraction=0.25,
+        zoom_fraction=0.25,
+        shift_px=12,
+        erase_px=16,
+        brightness_fraction=0.25,
+        contrast_fraction=0.25,
+        saturation_fraction=0.25,
+        horizontal_flip=True,
+    )
+    images = make_versions(np.zeros((10, 6, 6), np.uint8), augmentation(), versions, seed=1)
+
+    figure = plot_preview(images, ("a class of some letters",) * 10, describe("everything", everything))
+
+    figure.canvas.draw()
+    (title,) = (text.get_window_extent() for text in figure.texts)
+    assert figure.bbox.x0 <= title.x0 < title.x1 <= figure.bbox.x1
+    assert title.y1 <= figure.bbox.y1
+
+
+def test_coloured_images_are_shown_in_their_colours() -> None:
+    images = np.random.default_rng(1).integers(0, 256, (3, 6, 6, 3), np.uint8)
+    versions = make_versions(images, augmentation(), 1, seed=1)
+
+    grid = np.asarray(plot_preview(versions, CLASS_NAMES, "").axes[0].images[0].get_array())
+
+    assert grid.shape == (24, 16, 3)
+    for row, column in np.ndindex(3, 2):
+        tile = grid[8 * row + 1 : 8 * row + 7, 8 * column + 1 : 8 * column + 7]
+        np.testing.assert_allclose(tile, images[row] / 255, atol=1e-6)
+    assert (grid[::8] == 1).all()  # white between them
 
 
 @pytest.fixture

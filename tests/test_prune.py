@@ -135,6 +135,11 @@ def test_the_last_update_of_the_mask_reaches_the_target(ramp_fraction: float, fr
     assert float(updates[-1][1]) == pytest.approx(0.8)
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_set_smaller_than_a_batch_reaches_the_sparsity(dense_path: Path, epochs: int) -> None:
+    assert count_zeros_by_layer(prune_file(dense_path, epochs=epochs, batch_size=256, frequency=10)) == ZEROS
+
+
 @pytest.mark.parametrize("how", [{"frequency": 100}, {"ramp_fraction": 1.0, "frequency": 8}], ids=str)
 def test_an_epoch_of_8_steps_reaches_the_sparsity(dense_path: Path, how: dict[str, Any]) -> None:
     assert count_zeros_by_layer(prune_file(dense_path, epochs=1, **how)) == ZEROS

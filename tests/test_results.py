@@ -78,7 +78,7 @@ LAMP = Variant("prune", "lamp", 0.9, SEED)
 
 def test_a_candidate_is_read_without_what_was_measured_on_test_images() -> None:
     write_bytes(Path("data/evaluate/small-flip/42/metrics.json"), b"no JSON")
-    assert read_chosen() == Candidate("small", "flip", "42", 0.94, None, 0.25, 1_000_000, 100_000, 16)
+    assert read_chosen() == Candidate("small", "flip", "42", 0.94, None, 0.25, 0.93, 0.92, 1_000_000, 100_000, 16)
     assert read_chosen().variants == [Variant("train", "small", "flip", SEED)]
 
 

@@ -4,18 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sections import replace
+from sections import augmentation, replace
 
 from stages import select_model as stage
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
-from stages.lib.params.sections import AugmentationParams, ModelParams, SelectModelParams
+from stages.lib.params.sections import ModelParams, SelectModelParams
 from stages.lib.results.rows import Candidate
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.select_model import explain, select_candidate
 
 PARAMS = load_params()
 UNCHANGING = ["none"]
+BALANCED = {"val_balanced_accuracy": 0.5, "val_macro_f1": 0.4}
 SMALL = ModelParams(
     blocks=((4,),),
     separable=True,
@@ -28,59 +29,66 @@ SMALL = ModelParams(
 
 
 def candidate(
-    val_accuracy: float, receptive_field_px: int = 16, macs: int = 1000, name: str = "a", augmentation: str = "none"
+    val_accuracy: float,
+    receptive_field_px: int = 16,
+    macs: int = 1000,
+    name: str = "a",
+    augmentation: str = "none",
+    val_balanced_accuracy: float = 0.1,
+    val_macro_f1: float = 0.1,
 ) -> Candidate:
-    return Candidate(name, augmentation, "42", val_accuracy, None, 0.2, macs, 77_000, receptive_field_px)
+    balanced = (val_balanced_accuracy, val_macro_f1)
+    return Candidate(name, augmentation, "42", val_accuracy, None, 0.2, *balanced, macs, 77_000, receptive_field_px)
 
 
 def test_a_single_candidate_is_chosen() -> None:
     only = candidate(0.5)
 
-    assert select_candidate([only], 0.0, UNCHANGING) is only
+    assert select_candidate([only], 0.0, UNCHANGING, "accuracy") is only
 
 
 def test_a_candidate_outside_the_tolerance_is_not_chosen_however_large_its_receptive_field() -> None:
     best, wide = candidate(0.940, receptive_field_px=10), candidate(0.937, receptive_field_px=28, macs=1)
 
-    assert select_candidate([best, wide], 0.002, UNCHANGING) is best
+    assert select_candidate([best, wide], 0.002, UNCHANGING, "accuracy") is best
 
 
 def test_within_the_tolerance_the_larger_receptive_field_wins_over_fewer_macs_and_accuracy() -> None:
     best, wide = candidate(0.940, receptive_field_px=10, macs=1), candidate(0.939, receptive_field_px=16, macs=9)
 
-    assert select_candidate([best, wide], 0.002, UNCHANGING) is wide
+    assert select_candidate([best, wide], 0.002, UNCHANGING, "accuracy") is wide
 
 
 def test_with_equal_receptive_fields_fewer_macs_win_over_accuracy() -> None:
     best, light = candidate(0.940, macs=1001), candidate(0.939, macs=1000)
 
-    assert select_candidate([best, light], 0.002, UNCHANGING) is light
+    assert select_candidate([best, light], 0.002, UNCHANGING, "accuracy") is light
 
 
 def test_with_equal_receptive_fields_and_macs_augmentation_wins_over_accuracy() -> None:
     best, augmented = candidate(0.940), candidate(0.939, augmentation="flip")
 
-    assert select_candidate([best, augmented], 0.002, UNCHANGING) is augmented
-    assert select_candidate([best, augmented], 0.002, []) is best
+    assert select_candidate([best, augmented], 0.002, UNCHANGING, "accuracy") is augmented
+    assert select_candidate([best, augmented], 0.002, [], "accuracy") is best
 
 
 @pytest.mark.parametrize("augmentation", ["none", "flip"])
 def test_with_all_else_equal_the_accuracy_decides(augmentation: str) -> None:
     best, near = (candidate(accuracy, augmentation=augmentation) for accuracy in (0.940, 0.939))
 
-    assert select_candidate([near, best], 0.002, UNCHANGING) is best
+    assert select_candidate([near, best], 0.002, UNCHANGING, "accuracy") is best
 
 
 def test_with_no_tolerance_only_the_best_accuracy_counts() -> None:
     best, wide = candidate(0.940, receptive_field_px=10), candidate(0.9399, receptive_field_px=28)
 
-    assert select_candidate([wide, best], 0.0, UNCHANGING) is best
+    assert select_candidate([wide, best], 0.0, UNCHANGING, "accuracy") is best
 
 
 def test_with_no_tolerance_equal_accuracies_count_as_equal() -> None:
     one, wide = candidate(0.940, receptive_field_px=10), candidate(0.940, receptive_field_px=28)
 
-    assert select_candidate([one, wide], 0.0, UNCHANGING) is wide
+    assert select_candidate([one, wide], 0.0, UNCHANGING, "accuracy") is wide
 
 
 @pytest.mark.parametrize(
@@ -96,21 +104,21 @@ def test_with_no_tolerance_equal_accuracies_count_as_equal() -> None:
 def test_a_candidate_exactly_at_the_tolerance_counts_as_equal(best: float, near: float, tolerance: float) -> None:
     accurate, wide = candidate(best, receptive_field_px=10), candidate(near, receptive_field_px=16)
 
-    assert select_candidate([accurate, wide], tolerance, UNCHANGING) is wide
-    assert "of the 2 candidates that close" in explain(wide, [accurate, wide], tolerance, UNCHANGING)
+    assert select_candidate([accurate, wide], tolerance, UNCHANGING, "accuracy") is wide
+    assert "of the 2 candidates that close" in explain(wide, [accurate, wide], tolerance, UNCHANGING, "accuracy")
 
 
 def test_one_validation_image_beyond_the_tolerance_does_not_count_as_equal() -> None:
     best, near = candidate(11_300 / 12_000, receptive_field_px=10), candidate(11_275 / 12_000, receptive_field_px=16)
 
-    assert select_candidate([best, near], 24 / 12_000, UNCHANGING) is best
+    assert select_candidate([best, near], 24 / 12_000, UNCHANGING, "accuracy") is best
 
 
 def test_the_order_of_the_candidates_does_not_matter() -> None:
     candidates = [candidate(0.940, 10), candidate(0.939, 16, 5), candidate(0.9385, 16, 4), candidate(0.91, 28)]
 
     orders = itertools.permutations(candidates)
-    assert {select_candidate(order, 0.002, UNCHANGING) for order in orders} == {candidates[2]}
+    assert {select_candidate(order, 0.002, UNCHANGING, "accuracy") for order in orders} == {candidates[2]}
 
 
 @pytest.mark.parametrize(
@@ -155,48 +163,77 @@ def test_the_order_of_the_candidates_does_not_matter() -> None:
             ],
             "a-flip has a validation accuracy of 93.96 %, within 0.2 points of the best (a-none, 94.00 %); of the 3 "
             "candidates that close, its receptive field of 16 px is the largest, shared by 3, of which it needs the "
-            "fewest MACs (1,000), shared by 3, of which 2 are augmented, of which it is the most accurate.",
+            "fewest MACs (1,000), shared by 3, of which 2 are augmented, of which it is the best.",
         ),
         (
             [candidate(0.94), candidate(0.9395)],
             "a-none has a validation accuracy of 94.00 %, the best; of the 2 candidates that close, its receptive "
             "field of 16 px is the largest, shared by 2, of which it needs the fewest MACs (1,000), shared by 2, of "
-            "which it is the most accurate.",
+            "which it is the best.",
         ),
     ],
 )
 def test_the_reason_tells_which_rule_decided(candidates: list[Candidate], sentence: str) -> None:
-    chosen = select_candidate(candidates, 0.002, UNCHANGING)
+    chosen = select_candidate(candidates, 0.002, UNCHANGING, "accuracy")
 
     assert chosen is candidates[0]
-    assert explain(chosen, candidates, 0.002, UNCHANGING) == sentence
+    assert explain(chosen, candidates, 0.002, UNCHANGING, "accuracy") == sentence
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected", "words"),
+    [
+        ("accuracy", "a-none", "a-none has a validation accuracy of 90.00 %, the best of 3"),
+        ("balanced_accuracy", "b-none", "b-none has a balanced validation accuracy of 80.00 %, the best of 3"),
+        ("macro_f1", "c-none", "c-none has a macro-F1 on validation images of 70.00 %, the best of 3"),
+    ],
+)
+def test_the_metric_of_params_decides(metric: str, expected: str, words: str) -> None:
+    candidates = [
+        candidate(0.9),
+        candidate(0.6, name="b", val_balanced_accuracy=0.8),
+        candidate(0.5, name="c", val_macro_f1=0.7),
+    ]
+
+    chosen = select_candidate(candidates, 0.002, UNCHANGING, metric)
+
+    assert chosen.key == expected
+    assert explain(chosen, candidates, 0.002, UNCHANGING, metric).startswith(words)
+
+
+def test_values_within_the_tolerance_of_the_metric_of_params_count_as_equal() -> None:
+    best = candidate(0.5, 10, val_macro_f1=0.7)
+    wide = candidate(0.2, 16, val_macro_f1=0.699, name="b")
+
+    assert select_candidate([best, wide], 0.002, UNCHANGING, "macro_f1") is wide
+    assert "within 0.2 points of the best (a-none, 70.00 %)" in explain(
+        wide, [best, wide], 0.002, UNCHANGING, "macro_f1"
+    )
 
 
 def test_the_reason_for_an_only_candidate_compares_it_with_none() -> None:
-    reason = explain(candidate(0.94), [candidate(0.94)], 0.002, UNCHANGING)
+    reason = explain(candidate(0.94), [candidate(0.94)], 0.002, UNCHANGING, "accuracy")
 
     assert reason == "a-none has a validation accuracy of 94.00 %; it is the only candidate."
 
 
 def test_the_reason_writes_the_tolerance_in_percent_points() -> None:
-    assert "by more than 0.7 points" in explain(candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007, UNCHANGING)
+    assert "by more than 0.7 points" in explain(
+        candidate(0.94), [candidate(0.94), candidate(0.9)], 0.007, UNCHANGING, "accuracy"
+    )
 
 
 def set_params(monkeypatch: pytest.MonkeyPatch, *seeds: int) -> None:
     augmentations = {
-        "none": AugmentationParams(
-            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=False
-        ),
-        "flip": AugmentationParams(
-            rotation_degrees=0, shift_fraction=0, zoom_fraction=0, shift_px=0, erase_px=0, horizontal_flip=True
-        ),
+        "none": augmentation(),
+        "flip": augmentation(horizontal_flip=True),
     }
     params = replace(
         PARAMS,
         models={"small": SMALL, "large": SMALL},
         study=replace(PARAMS.study, models=("small", "large"), augmentations=("none", "flip"), seeds=seeds),
         augmentations=augmentations,
-        select_model=SelectModelParams(tolerance=0.002),
+        select_model=SelectModelParams(metric="accuracy", tolerance=0.002),
     )
     monkeypatch.setattr(stage, "load_params", lambda **_: params)
 
@@ -205,7 +242,7 @@ def write_accuracies(seed: int, **accuracies: float) -> None:
     """Writes what trainings with one seed gave: of each candidate, with _ in place of -, the validation accuracy."""
     for key, accuracy in accuracies.items():
         folder = Path(f"data/train/{key.replace('_', '-')}/{seed}")
-        write_json(folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25})
+        write_json(folder / "metrics.json", {"val_accuracy": accuracy, "val_loss": 0.25, **BALANCED})
 
 
 @pytest.fixture
@@ -241,6 +278,9 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
         "zoom_fraction": 0,
         "shift_px": 0,
         "erase_px": 0,
+        "brightness_fraction": 0,
+        "contrast_fraction": 0,
+        "saturation_fraction": 0,
         "horizontal_flip": True,
     }
     reason = (folder / "data/select_model/reason.txt").read_text()
@@ -254,6 +294,7 @@ def test_the_stage_writes_the_choice_its_numbers_and_what_later_stages_go_on_wit
         "val_accuracy_high": pytest.approx(0.9653, abs=1e-4),
         "val_accuracy_sd": None,
         "val_loss": 0.25,
+        **BALANCED,
         "macs": 1000,
         "parameters": 50,
         "receptive_field_px": 16,

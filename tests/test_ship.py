@@ -33,6 +33,7 @@ from stages.ship import (
     list_pruning,
     read_digits,
     read_files,
+    read_scores,
     score_answers,
     score_logits,
     select_file,
@@ -93,7 +94,7 @@ def contents() -> dict[str, bytes]:
 
 def limit(**limits: int) -> ShipParams:
     none = dict.fromkeys(("max_flash_bytes", "max_ram_bytes", "max_instructions", "max_size_bytes"))
-    return ShipParams(**none | limits, answered_accuracy=0.9)
+    return ShipParams(**none | limits, metric="accuracy", answered_accuracy=0.9)
 
 
 def set_params(monkeypatch: pytest.MonkeyPatch, fit: str = "garment", background: int = 255, **limits: int) -> None:
@@ -198,7 +199,9 @@ def test_without_a_file_within_the_budget_limits_and_nearest_are_named() -> None
 def test_the_most_accurate_is_shipped_then_the_one_with_less_flash_then_the_first_by_name(
     files: list[RankedFile],
 ) -> None:
-    assert select_file(files) is select_file(files[::-1]) is files[0]
+    scores = read_scores(files, "accuracy")
+
+    assert select_file(files, scores) is select_file(files[::-1], scores) is files[0]
 
 
 def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> None:
@@ -206,7 +209,7 @@ def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> N
     middle = file_of("middle", 0.94, 4990, ram_bytes=12)
     files, limits = [best, lamp, middle, file_of("bad", 0.9, 20)], limit(max_flash_bytes=5000, max_ram_bytes=10)
 
-    assert explain(lamp, [lamp, files[3]], files, limits, 1000) == (
+    assert explain(lamp, [lamp, files[3]], files, limits, 1000, read_scores(files, "accuracy")) == (
         "lamp-0.9 in int8 is the most accurate of the 2 of 4 int8 files that take at most 5,000 bytes of flash and 10 "
         "bytes of RAM: it has 93.70 % (92.0 to 95.0) of the validation images right, and takes 1,234 bytes of flash "
         "and 7 bytes of RAM. middle would be 0.30 points more accurate, but takes 12 bytes of RAM, more than "
@@ -218,7 +221,7 @@ def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> N
 def test_without_limits_the_reason_is_that_no_file_is_more_accurate() -> None:
     best, other = file_of("a", 0.937, 10), file_of("b", 0.9, 9)
 
-    assert explain(best, [best, other], [best, other], limit(), 1000) == (
+    assert explain(best, [best, other], [best, other], limit(), 1000, read_scores([best, other], "accuracy")) == (
         "a in int8 is the most accurate of all int8 files: it has 93.70 % (92.0 to 95.0) of the validation images "
         "right. No int8 file of this run is more accurate."
     )
@@ -239,6 +242,44 @@ def test_the_range_of_the_input_is_what_stands_for_black_and_white(
 
     described = describe_input(details, "garment")
     assert (described["range"], described["scale"], described["zero_point"]) == (expected, *quantization)
+
+
+@pytest.mark.parametrize(("channels", "words"), [(1, "grey level"), (3, "red, green and blue")])
+def test_the_meaning_of_the_input_is_that_of_its_channels(channels: int, words: str) -> None:
+    details = {"dtype": np.int8, "shape": np.array([1, 2, 2, channels]), "quantization": (1 / 255, -128)}
+
+    assert words in describe_input(details, "pad")["meaning"]
+
+
+def test_digits_are_grey_in_every_channel() -> None:
+    digits = read_digits(4, channels=3)
+
+    assert digits.shape == (1797, 4, 4, 3)
+    assert np.array_equal(digits, np.repeat(read_digits(4, channels=1), 3, axis=-1))
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
+@pytest.mark.usefixtures("tmp_dir")
+def test_the_metric_of_params_decides_among_the_files_within_the_budget(metric: str) -> None:
+    files = [
+        file_of(name, accuracy, size, variant=Variant("prune", name, 0.9, 42))
+        for name, accuracy, size in (("accurate", 0.95, 10), ("fair", 0.9, 20), ("large", 0.9, 3000))
+    ]
+    for file, score in zip(files, (0.5, 0.8, 0.9), strict=True):
+        others = {"int8_val_balanced_accuracy": 0.1, "int8_val_macro_f1": 0.1}
+        write_json(file.variant.exported / "metrics.json", others | {f"int8_val_{metric}": score})
+    limits = replace(limit(max_flash_bytes=100), metric=metric)
+
+    scores = read_scores(files, metric)
+    within = list_files_within(files, limits)
+    reason = explain(select_file(within, scores), within, files, limits, 1000, scores)
+
+    name = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}[metric]
+    assert reason == (
+        f"fair in int8 has the best {name} of the 2 of 3 int8 files that take at most 100 bytes of flash: it has "
+        f"80.00 % on validation images, and takes 30 bytes of flash. large would be 10.00 points of {name} better, but "
+        "takes 3,010 bytes of flash, more than max_flash_bytes."
+    )
 
 
 def test_the_most_frequent_mistakes_come_first_and_hits_are_none() -> None:
@@ -352,6 +393,7 @@ def test_the_description_tells_all_that_a_program_has_to_know(folder: Path, cont
     assert model["device"] == DEVICE
     assert (model["class_names"], model["image_size_px"]) == (["dark", "light"], 2)
     assert (model["dataset"], model["fit"], model["background"]) == ("Fashion-MNIST", "garment", 255)
+    assert model["channels"] == 1
     assert model["input"] == {
         "dtype": "int8",
         "shape": [1, 2, 2, 1],
@@ -420,7 +462,7 @@ def test_digits_are_scored_beside_the_test_images_by_the_shipped_file_as_it_is_s
     stage.main()
 
     model, ood = (read_json(folder / f"data/ship/{name}.json") for name in ("model", "ood"))
-    light = read_digits(2).reshape(-1, 4).sum(axis=1) / 255
+    light = read_digits(2, channels=1).reshape(-1, 4).sum(axis=1) / 255
     logits = np.stack([np.zeros_like(light), light - 2], axis=1)
     confidence = 1 / (1 + np.exp(-np.abs(logits[:, 1]) / model["temperature"]))
     assert (ood["num_known"], ood["num_others"]) == (4, 1797)

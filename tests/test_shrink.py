@@ -100,7 +100,7 @@ def list_tiny_rungs(
     filters: str = "magnitude", architecture: dict[str, Any] = ARCHITECTURE, seed: int = 7, **changes: Any
 ) -> list[Rung]:
     shrink = replace(SHRINK, **changes)
-    return list_rungs(filters, architecture, 6, 3, shrink, make_recipe(seed, train=TRAIN), FINISHED)
+    return list_rungs(filters, architecture, 6, 3, shrink, make_recipe(seed, train=TRAIN), FINISHED, channels=1)
 
 
 # The networks

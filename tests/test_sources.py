@@ -26,7 +26,7 @@ def list_files(source: Source) -> list[str]:
 
 def read(folder: Path, size: int = 12) -> dict[str, str]:
     """Reads all pictures of a folder; returns the reason of each that cannot be used, by its path."""
-    inputs = read_inputs(find_source(folder, CLASSES, size), size, "pad", 0)
+    inputs = read_inputs(find_source(folder, CLASSES, size), size, 1, "pad", 0)
     return {each.file: each.reason for each in inputs.bad}
 
 
@@ -43,7 +43,7 @@ def test_a_folder_for_each_class_is_read_nested_and_sorted_and_any_suffix_counts
     assert list_files(source) == ["cat/b.bmp", "cat/deep/er/x.png", "cat/no suffix", "dog/a.JpEg", "dog/b.PNG"]
     assert [entry.label for entry in source.entries] == ["cat"] * 3 + ["dog"] * 2
     assert {entry.split for entry in source.entries} == {""}
-    assert len(read_inputs(source, 12, "pad", 0).images) == 5
+    assert len(read_inputs(source, 12, 1, "pad", 0).images) == 5
 
 
 def test_classes_are_numbered_as_params_name_them_and_a_listing_decides_nothing(
@@ -218,7 +218,7 @@ def test_a_csv_file_names_pictures_classes_splits_and_groups(tmp_path: Path) -> 
         Entry("sub/a.png", 0, "cat", "val", ""),
         Entry("c.png", 0, "cat", "", ""),
     ]
-    assert len(read_inputs(source, 12, "pad", 0).images) == 3
+    assert len(read_inputs(source, 12, 1, "pad", 0).images) == 3
 
 
 def test_paths_of_a_csv_file_that_lead_nowhere_out_of_its_folder_or_twice_to_one_picture_are_listed(
@@ -296,7 +296,7 @@ def test_an_npz_holds_images_labels_splits_and_groups(tmp_path: Path) -> None:
     assert source.kind == "packed"
     assert source.entries[1:3] == [Entry("all.npz", 1, "dog", "", "3"), Entry("all.npz", 2, "dog", "test", "4")]
     assert source.entries[3].split == "val"
-    np.testing.assert_array_equal(read_inputs(source, 6, "pad", 0).images, IMAGES)
+    np.testing.assert_array_equal(read_inputs(source, 6, 1, "pad", 0).images, IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_levels_of_an_npz_are_scaled_by_the_range_of_their_type(
 ) -> None:
     pack(tmp_path, images=np.tile(images[:, np.newaxis, np.newaxis], (1, 4, 4)), labels=np.array(["cat", "dog", "dog"]))
 
-    inputs = read_inputs(find_source(tmp_path, CLASSES), 4, "stretch", 0).images
+    inputs = read_inputs(find_source(tmp_path, CLASSES), 4, 1, "stretch", 0).images
 
     assert inputs[:, 1, 1].tolist() == expected
 
@@ -326,7 +326,7 @@ def test_images_of_an_npz_may_have_channels(tmp_path: Path, channels: int) -> No
         images[..., 3] = 255
     pack(tmp_path, images=images, labels=np.array([0, 1, 1, 0]))
 
-    np.testing.assert_array_equal(read_inputs(find_source(tmp_path, CLASSES), 6, "crop", 0).images, IMAGES)
+    np.testing.assert_array_equal(read_inputs(find_source(tmp_path, CLASSES), 6, 1, "crop", 0).images, IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,9 @@ def test_idx_files_give_training_and_test_images_as_they_are(tmp_path: Path) -> 
     assert source.kind == "idx"
     assert source.entries[0] == Entry("train", 0, "1", "train", "")
     assert source.entries[7] == Entry("t10k", 3, "2", "test", "")
-    np.testing.assert_array_equal(read_inputs(source, 4, "garment", 0).images[4:], IMAGES[:, :4, :4])
+    np.testing.assert_array_equal(read_inputs(source, 4, 1, "garment", 0).images[4:], IMAGES[:, :4, :4])
+    with pytest.raises(UserError, match=r"dataset\.channels: expected 1 for the IDX files in .*, which are grey; got 3"):
+        read_inputs(source, 4, 3, "pad", 0)
 
     (tmp_path / IDX_FILES[2]).unlink()
     with pytest.raises(UserError, match=r"expected all of .*; got no t10k-images-idx3-ubyte; put it there"):

@@ -163,6 +163,37 @@ def test_the_example_says_that_a_picture_is_missing(example: Path, tmp_path: Pat
     assert result.stderr == f"error: {tmp_path / 'none.pgm'}: No such file or directory\n"
 
 
+def test_the_example_of_a_coloured_model_reads_coloured_pictures(tmp_path: Path) -> None:
+    from stages.lib.litert.convert import convert_to_int8
+    from stages.lib.network.architecture import list_layers
+    from stages.lib.network.model import build_model
+
+    colors = np.random.default_rng(4).permutation(np.repeat(np.eye(3, dtype=np.uint8) * 255, 4, axis=0))
+    images = np.random.default_rng(5).integers(0, 2, (12, 6, 6, 1), np.uint8) * colors[:, np.newaxis, np.newaxis]
+    network = build_model(list_layers(6, len(CLASSES), [[4]], False, False, False, [], [], 0, channels=3), seed=5)
+    content = convert_to_int8(network, images, weight_bits=8)
+    (tmp_path / "small.tflite").write_bytes(content)
+    code = compile_to_c(content, CLASSES, "speed")
+    (tmp_path / "model.c").write_text(code.source)
+    (tmp_path / "model.h").write_text(code.header)
+    (tmp_path / "example.c").write_bytes((ROOT / "stages/lib/device/example.c").read_bytes())
+    strict = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
+    subprocess.run(["cc", "example.c", "model.c", "-o", "classify", *strict], cwd=tmp_path, check=True)
+    interpreter = read_interpreter(tmp_path / "small.tflite", len(images), num_threads=1, is_reference=True)
+    expected = predict_logits(interpreter, images).argmax(axis=1)
+    assert len(set(expected.tolist())) > 1
+
+    for number, image in enumerate(images):
+        picture = tmp_path / f"{number}.picture"
+        picture.write_bytes((b"P6 6 6 255\n" if number % 2 else b"") + image.tobytes())
+        result = run_example(tmp_path / "classify", picture)
+        assert (result.returncode, result.stdout, result.stderr) == (0, f"{CLASSES[expected[number]]}\n", ""), number
+    (tmp_path / "grey.pgm").write_bytes(b"P5 6 6 255\n" + bytes(36))
+    result = run_example(tmp_path / "classify", tmp_path / "grey.pgm")
+    assert result.returncode == 1
+    assert "expected a PPM file (P6) or 108 bytes, three for each of 6 x 6 pixels; got 47 bytes" in result.stderr
+
+
 def test_a_float_model_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     model = ship(tmp_path / "boxes.tflite", make_model())
 

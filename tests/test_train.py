@@ -14,7 +14,8 @@ from stages import train as stage
 from stages.lib.errors import UserError
 from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras, tf
-from stages.lib.network.model import build_model, predict_logits, read_model
+from stages.lib.network.metrics import compute_probabilities
+from stages.lib.network.model import build_model, measure_accuracy, predict_logits, read_model
 from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ModelParams
@@ -70,6 +71,52 @@ def test_a_training_whose_loss_is_no_number_ends_in_that_epoch_and_its_state_is_
         train_tiny(tmp_path, weights=[np.full_like(w, np.nan) for w in build_model(LAYERS, seed=1).get_weights()])
 
     assert not (tmp_path / "checkpoint.npz").exists()
+
+
+def train_on(folder: Path, train_set: tuple[np.ndarray, np.ndarray], **changes: Any) -> keras.Model:
+    """Trains a network for these images by the recipe with `changes`; the same images are those of validation."""
+    keras.backend.clear_session()
+    _, size, *channels = train_set[0].shape[1:]
+    layers = list_layers(size, 3, **TINY.model_dump(), channels=(channels or [1])[0])
+    checkpoint = Checkpoint(folder / "other.npz", "of this test")
+    checkpoint.remove()
+    recipe = make_recipe(train=TRAIN, **changes)
+    return train_model(layers, recipe, train_set, train_set, folder / "history.csv", checkpoint)
+
+
+def test_colour_is_learned_where_nothing_else_tells_classes_apart(tmp_path: Path) -> None:
+    labels = (np.arange(60) % 3).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 120, (60, 4, 4, 3), np.uint8)
+    images[np.arange(60), ..., labels] += 60
+
+    model = train_on(tmp_path, (images, labels), epochs=20)
+
+    assert measure_accuracy(model, images, labels) > 0.9
+    assert measure_accuracy(model, np.repeat(images[..., :1], 3, axis=-1), labels) < 0.7  # grey ones tell nothing
+
+
+def test_a_set_smaller_than_a_batch_is_trained_in_one_step_an_epoch(tmp_path: Path) -> None:
+    images, labels = make_images(50, seed=3, size=8)
+
+    model = train_on(tmp_path, (images, labels), batch_size=256, epochs=40)
+
+    rows = read_csv(tmp_path / "history.csv")
+    assert [int(row["epoch"]) for row in rows if row["split"] == "train"] == list(range(1, 41))
+    assert measure_accuracy(model, images, labels) > 0.9
+
+
+def test_balanced_weights_keep_a_rare_class_from_being_forgotten(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1, 2], [90, 90, 6]).astype(np.uint8)
+    # Nothing in the images tells the classes apart: what is left is how often each is right.
+    images = np.full((186, 4, 4), 128, np.uint8)
+
+    shares = {}
+    for class_weights in ("none", "balanced"):
+        model = train_on(tmp_path, (images, labels), class_weights=class_weights, epochs=30, batch_size=93)
+        shares[class_weights] = compute_probabilities(predict_logits(model, to_network_input(images[:1])))[0]
+
+    assert shares["none"][2] < 0.1
+    np.testing.assert_allclose(shares["balanced"], 1 / 3, atol=0.1)
 
 
 # The optimizer and its schedule

@@ -22,6 +22,7 @@ TRAIN = TrainParams(
     warmup_fraction=0.0,
     weight_decay=0.0,
     label_smoothing=0.0,
+    class_weights="none",
     precision="float32",
 )
 

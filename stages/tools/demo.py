@@ -70,7 +70,7 @@ def read_examples(path: Path) -> dict[int, bytes]:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Writes a (height, width) uint8 image as PNG."""
+    """Writes a (height, width) or (height, width, 3) uint8 image as PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()
@@ -84,7 +84,7 @@ def predict(interpreter: Interpreter, card: Mapping[str, Any], content: bytes) -
     """
     size_px, fit = card["image_size_px"], card["fit"]
     picture = decode_picture(io.BytesIO(content), find_enough_px(size_px, fit))
-    image = prepare_picture(picture, size_px, fit, card["background"])
+    image = prepare_picture(picture, size_px, card["channels"], fit, card["background"])
     started = time.perf_counter()
     logits = predict_logits(interpreter, image[np.newaxis])
     seconds = time.perf_counter() - started

@@ -189,7 +189,7 @@ def describe(source: Source, found: Findings, class_names: Sequence[str]) -> lis
         formats = Counter(Path(entry.file).suffix.lower() or "no suffix" for entry in found.entries)
         lines.append("files: " + ", ".join(f"{count:,} {suffix}" for suffix, count in formats.most_common()))
     lines.append(
-        f"colours: {found.num_colour:,} in colour, which are turned grey; {found.num_transparent:,} transparent"
+        f"colours: {found.num_colour:,} in colour; {found.num_transparent:,} transparent"
         if found.num_colour
         else f"colours: all grey; {found.num_transparent:,} transparent"
     )
@@ -230,9 +230,11 @@ def list_changes(
     source: Source, found: Findings, class_names: Sequence[str], folder: str, params: Params
 ) -> dict[str, Any]:
     """Lists what params.yaml has to say, by dotted key."""
+    is_coloured = found.num_colour > 0 and source.kind != "idx"
     return {
         "dataset.name": Path(folder).resolve().name,
         "dataset.source": folder,
+        "dataset.channels": 3 if is_coloured else 1,
         "dataset.image_size_px": found.sizes[0][0] if source.kind == "idx" else choose_size(found.sizes),
         "dataset.fit": "pad",
         "dataset.background": choose_background(found),

@@ -75,7 +75,8 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
         more: keys that the .json has to have if it was written for this model, with their types.
 
     Returns:
-        `class_names`, label 0 first; `image_size_px`, `fit` and `background`, which say how a picture becomes an input;
+        `class_names`, label 0 first; `image_size_px`, `channels`, `fit` and `background`, which say how a picture
+        becomes an input;
         and `card`, the path of the .json. All else that it holds, such as `sha256`, `temperature` and `min_confidence`,
         only if it was written for this model.
 
@@ -91,7 +92,9 @@ def read_card(model: Path, **more: type) -> dict[str, Any]:
     has_its_name = path.with_suffix(model.suffix) == model
     is_own = has_its_name or card.get("sha256") == found
     own = {"sha256": str, "temperature": float, "min_confidence": float, **more}
-    needed = {"class_names": list, "image_size_px": int, "fit": str, "background": int} | (own if is_own else {})
+    needed = {"class_names": list, "image_size_px": int, "channels": int, "fit": str, "background": int} | (
+        own if is_own else {}
+    )
     for key, kind in needed.items():
         if not isinstance(card.get(key), kind):
             anew = "`dvc repro ship` writes it anew" if path == CARD else remedy
@@ -108,7 +111,7 @@ def read_photos(photos: Sequence[str], card: Mapping[str, Any]) -> tuple[dict[st
     """Reads image files as the network learned them; `card` is what `read_card` returns.
 
     Returns:
-        The photos that can be used, each (image_size_px, image_size_px) uint8, by their names.
+        The photos that can be used, each as `prepare_picture` makes it, by their names.
         Why each of the others cannot, by its name.
     """
     images, errors = {}, {}
@@ -118,14 +121,14 @@ def read_photos(photos: Sequence[str], card: Mapping[str, Any]) -> tuple[dict[st
                 raise UserError(EMPTY)
             size_px, fit = card["image_size_px"], card["fit"]
             picture = read_picture(Path(photo), find_enough_px(size_px, fit))
-            images[photo] = prepare_picture(picture, size_px, fit, card["background"])
+            images[photo] = prepare_picture(picture, size_px, card["channels"], fit, card["background"])
         except UserError as error:
             errors[photo] = f"{photo or 'PHOTO'}: {error}"
     return images, errors
 
 
 def classify(model: Path, card: Mapping[str, Any], images: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-    """Classifies (size, size) uint8 images, which may be none; returns for each what `answer` does.
+    """Classifies uint8 images as `read_photos` returns them, which may be none; returns for each what `answer` does.
 
     Raises:
         UserError: as `read_classifier`.
@@ -147,11 +150,13 @@ def read_classifier(model: Path, card: Mapping[str, Any], batch_size: int) -> In
     with quiet_stderr(show_on_failure=False):  # the runtime announces itself; its failures raise
         interpreter = read_interpreter(model, batch_size, num_threads=1)
     (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
-    expected = f"images of {card['image_size_px']} pixels and {len(card['class_names'])} classes"
-    got = f"images of {given['shape'][1]} pixels and {found['shape'][1]} classes"
+    expected = (card["image_size_px"], card["channels"], len(card["class_names"]))
+    got = (given["shape"][1], given["shape"][3], found["shape"][1])
     if got != expected:
+        told = "images of {} pixels with {} channels and {} classes"
         raise UserError(
-            f"{model}: expected {expected}, as {card['card']} says, got {got}; put its own model.json beside it"
+            f"{model}: expected {told.format(*expected)}, as {card['card']} says, got {told.format(*got)}; put its own "
+            "model.json beside it"
         )
     if "sha256" not in card:
         said = (

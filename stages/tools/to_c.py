@@ -100,7 +100,13 @@ def main() -> None:
     for name, content in (("model.c", code.source), ("model.h", code.header), ("example.c", EXAMPLE.read_text())):
         write_bytes(folder / name, content.encode())
     print(format_layers(code))
-    program = Program(code.source, code.header, card["image_size_px"] ** 2, len(card["class_names"]), code.buffer_bytes)
+    program = Program(
+        code.source,
+        code.header,
+        card["image_size_px"] ** 2 * card["channels"],
+        len(card["class_names"]),
+        code.buffer_bytes,
+    )
     for processor in PROCESSORS:
         print(measure(program, processor, "size" if arguments.prefer == "size" else "speed"))
     print(measure_beside_litert(program, model))

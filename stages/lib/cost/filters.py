@@ -2,7 +2,7 @@
 
 The channels of a feature map are the outputs of a convolution's filters or of a dense layer's units. Layers whose
 outputs a shortcut adds together must lose the same channels: they form a group, named after its first layer. Every
-other layer is a group of its own. The channel of the image and the logits cannot be pruned.
+other layer is a group of its own. The channels of the image and the logits cannot be pruned.
 
 Weights are given by layer name, as lists of arrays in Keras's order: kernel (height, width, inputs, outputs) or
 (inputs, outputs), bias (outputs,) of a convolution or dense layer; kernel (height, width, channels, 1), bias
@@ -30,7 +30,12 @@ BATCH_NORM_EPSILON = 1e-3
 
 
 def scale_architecture(
-    architecture: Mapping[str, Any], image_size_px: int, num_classes: int, macs_share: float, multiple: int
+    architecture: Mapping[str, Any],
+    image_size_px: int,
+    num_classes: int,
+    macs_share: float,
+    multiple: int,
+    channels: int = 1,
 ) -> dict[str, Any]:
     """Finds the widest network of the same form that needs at most a share of the MACs.
 
@@ -44,6 +49,7 @@ def scale_architecture(
         num_classes: units of the last layer, which stays as it is.
         macs_share: largest share of the MACs of `architecture`.
         multiple: that counts are rounded to; 1 allows every count.
+        channels: of the input.
 
     Returns:
         `architecture` with other `blocks` and `dense`.
@@ -53,7 +59,7 @@ def scale_architecture(
     """
 
     def count_all_macs(fields: Mapping[str, Any]) -> int:
-        return sum(map(count_macs, list_layers(image_size_px, num_classes, **fields)))
+        return sum(map(count_macs, list_layers(image_size_px, num_classes, **fields, channels=channels)))
 
     macs = count_all_macs(architecture)
     for factor in _list_factors([*chain(*architecture["blocks"]), *architecture["dense"]], multiple):

@@ -14,7 +14,7 @@ from stages.lib.device.plan import make_plan
 from stages.lib.device.reader import read_network
 from stages.lib.device.steps import list_steps
 from stages.lib.litert.runtime import quantize
-from stages.lib.network.pixels import to_network_input
+from stages.lib.network.pixels import scale_pixels
 
 TEMPLATES = Path(__file__).parent / "templates"
 KERNELS = (
@@ -116,7 +116,7 @@ def compile_to_c(content: bytes, class_names: Sequence[str], prefer: str) -> Cod
         for layer in layers
         if layer.form
     ]
-    quantized = quantize(to_network_input(np.arange(256, dtype=np.uint8)).ravel(), image.scale, image.zero_point)
+    quantized = quantize(scale_pixels(np.arange(256, dtype=np.uint8)), image.scale, image.zero_point)
     buffer_bytes = plan.buffer_bytes
     weights_bytes = sum(cost.weights_bytes for cost in costs) + quantized.nbytes
     macs, dense_macs = sum(cost.macs for cost in costs), sum(cost.dense_macs for cost in costs)

@@ -1,9 +1,10 @@
-/* Prints the class of a picture: a PGM file (P5, 8 bits), or one byte for each pixel, row by row.
+/* Prints the class of a picture: a PGM file (P5) for a grey model and a PPM file (P6) for a coloured one, of 8 bits, or
+ * the bytes of the pixels alone, row by row.
  *
  *     cc example.c model.c -o classify
  *     ./classify picture.pgm
  *
- * The picture has the size that the model takes, and is light on black, as its training images are.
+ * The picture has the size that the model takes, and is prepared as its training images were.
  */
 
 #include <ctype.h>
@@ -14,10 +15,20 @@
 
 #include "model.h"
 
+#if MODEL_NUM_CHANNELS == 3
+#define FORMAT "PPM"
+#define MAGIC "P6"
+#define BYTES_OF_EACH "three"
+#else
+#define FORMAT "PGM"
+#define MAGIC "P5"
+#define BYTES_OF_EACH "one"
+#endif
 #define NUM_PIXELS (MODEL_IMAGE_SIZE_PX * MODEL_IMAGE_SIZE_PX)
+#define NUM_BYTES (NUM_PIXELS * MODEL_NUM_CHANNELS)
 #define LONGEST_HEADER 4096
 
-/* Reads the next number of a PGM header, past spaces and comments; -1 if there is none below 65536. */
+/* Reads the next number of a header, past spaces and comments; -1 if there is none below 65536. */
 static long read_number(const uint8_t *file, size_t length, size_t *at)
 {
     long number = 0;
@@ -44,13 +55,15 @@ static const uint8_t *find_pixels(const char *name, const uint8_t *file, size_t 
     size_t at = 2;
     long width, height, brightest;
 
-    if (length < 2 || memcmp(file, "P5", 2) != 0) {
-        if (length == NUM_PIXELS) {
+    if (length < 2 || memcmp(file, MAGIC, 2) != 0) {
+        if (length == NUM_BYTES) {
             return file;
         }
-        fprintf(stderr, "error: %s: expected a PGM file (P5) or %d bytes, one for each of %d x %d pixels; got %lu bytes%s\n",
-                name, NUM_PIXELS, MODEL_IMAGE_SIZE_PX, MODEL_IMAGE_SIZE_PX, (unsigned long)length,
-                length > NUM_PIXELS ? " or more" : "");
+        fprintf(stderr,
+                "error: %s: expected a " FORMAT " file (" MAGIC ") or %d bytes, " BYTES_OF_EACH
+                " for each of %d x %d pixels; got %lu bytes%s\n",
+                name, NUM_BYTES, MODEL_IMAGE_SIZE_PX, MODEL_IMAGE_SIZE_PX, (unsigned long)length,
+                length > NUM_BYTES ? " or more" : "");
         return NULL;
     }
     width = read_number(file, length, &at);
@@ -62,7 +75,7 @@ static const uint8_t *find_pixels(const char *name, const uint8_t *file, size_t 
         return NULL;
     }
     ++at; /* one space ends the header */
-    if (length < at + NUM_PIXELS) {
+    if (length < at + NUM_BYTES) {
         fprintf(stderr, "error: %s: expected %d pixels; the file ends before\n", name, NUM_PIXELS);
         return NULL;
     }
@@ -71,7 +84,7 @@ static const uint8_t *find_pixels(const char *name, const uint8_t *file, size_t 
 
 int main(int argc, char **argv)
 {
-    static uint8_t file[LONGEST_HEADER + NUM_PIXELS];
+    static uint8_t file[LONGEST_HEADER + NUM_BYTES];
     static uint32_t buffer[(MODEL_BUFFER_BYTES + 3) / 4]; /* of words: the model wants it aligned */
     const uint8_t *pixels;
     size_t length;

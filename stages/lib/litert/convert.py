@@ -20,8 +20,8 @@ def convert_to_int8(model: keras.Model, images: np.ndarray, weight_bits: int) ->
     """Converts a float32 model to int8 throughout: weights, activations, input and output.
 
     Args:
-        model: from (N, size, size, 1) float32 in [0, 1] to (N, classes) logits.
-        images: (N, size, size) uint8, from which the range of every activation is measured.
+        model: from (N, size, size, channels) float32 in [0, 1] to (N, classes) logits.
+        images: (N, size, size) or (N, size, size, 3) uint8, from which the range of every activation is measured.
         weight_bits: 2 to 8; weights are rounded to the values that so many bits can tell apart, see `_round_weights`.
 
     Raises:

@@ -48,7 +48,7 @@ def summarize(times_ms: Sequence[float]) -> dict[str, float]:
 def measure_batch(path: Path, batch_size: int) -> dict[str, float]:
     """Measures how long a LiteRT file takes for a batch of noise; setting the images does not count."""
     interpreter = read_interpreter(path, batch_size, NUM_THREADS)
-    shape = interpreter.get_input_details()[0]["shape"][:3]
+    shape = interpreter.get_input_details()[0]["shape"]
     set_images(interpreter, np.random.default_rng(0).integers(0, 256, shape, np.uint8))
     time_runs(interpreter.invoke, seconds=0.2, min_runs=5, max_runs=1000)  # until caches and clock speed have settled
     return summarize(time_runs(interpreter.invoke, seconds=1, min_runs=30, max_runs=1000))

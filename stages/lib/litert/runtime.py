@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from stages.lib.errors import UserError
-from stages.lib.network.pixels import to_network_input
+from stages.lib.network.pixels import scale_pixels, with_channels
 from stages.lib.storage.files import check_exists
 
 
@@ -23,8 +23,8 @@ def read_interpreter(path: Path, batch_size: int, num_threads: int, is_reference
             The usual ones round some otherwise.
 
     Raises:
-        UserError: if the file is missing, no model, or not one from (N, size, size, 1) images to (N, classes) logits,
-            each float32 or quantized int8.
+        UserError: if the file is missing, no model, or not one from (N, size, size, 1 or 3) images to (N, classes)
+            logits, each float32 or quantized int8.
     """
     check_exists(path)
     kernels = OpResolverType.BUILTIN_REF if is_reference else OpResolverType.AUTO
@@ -53,10 +53,10 @@ def _check_signature(inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapp
 
     if len(inputs) == len(outputs) == 1 and is_known(inputs[0]) and is_known(outputs[0]):
         images, logits = inputs[0]["shape"], outputs[0]["shape"]
-        if len(images) == 4 and images[1] == images[2] and images[3] == 1 and len(logits) == 2:
+        if len(images) == 4 and images[1] == images[2] and images[3] in (1, 3) and len(logits) == 2:
             return
     raise ValueError(
-        "expected one input (N, size, size, 1) and one output (N, classes), each float32 or int8 with a scale; "
+        "expected one input (N, size, size, 1 or 3) and one output (N, classes), each float32 or int8 with a scale; "
         f"got inputs {describe(inputs)} and outputs {describe(outputs)}"
     )
 
@@ -76,22 +76,25 @@ def dequantize(quantized: np.ndarray, scale: float, zero_point: int) -> np.ndarr
 
 
 def to_model_input(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
-    """Maps (N, size, size) uint8 images to what a model takes: (N, size, size, 1) float32 in [0, 1], or int8."""
+    """Maps images as they are stored to what a model takes: (N, size, size, channels) float32 in [0, 1], or int8.
+
+    Stored are uint8, (N, size, size) or with an axis for the channels.
+    """
     (given,) = interpreter.get_input_details()
-    value_of = to_network_input(np.arange(256, dtype=np.uint8))  # of each pixel value: to look it up is fast
+    value_of = scale_pixels(np.arange(256, dtype=np.uint8))  # of each pixel value: to look it up is fast
     if given["dtype"] is np.int8:
         value_of = quantize(value_of, *given["quantization"])
-    return value_of[images]
+    return value_of[with_channels(images)]
 
 
 def set_images(interpreter: Interpreter, images: np.ndarray) -> None:
-    """Gives a model one full batch of (N, size, size) uint8 images."""
+    """Gives a model one full batch of uint8 images as they are stored."""
     (given,) = interpreter.get_input_details()
     interpreter.set_tensor(given["index"], to_model_input(interpreter, images))
 
 
 def predict_outputs(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
-    """Runs a model of `read_interpreter` on (N, size, size) uint8 images, N >= 1.
+    """Runs a model of `read_interpreter` on uint8 images as they are stored, N >= 1.
 
     The last batch is filled up with black images, whose logits are dropped.
 
@@ -103,7 +106,7 @@ def predict_outputs(interpreter: Interpreter, images: np.ndarray) -> np.ndarray:
     outputs = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
-        set_images(interpreter, np.pad(batch, [(0, batch_size - len(batch)), (0, 0), (0, 0)]))
+        set_images(interpreter, np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * (batch.ndim - 1)))
         interpreter.invoke()
         outputs.append(interpreter.get_tensor(found["index"])[: len(batch)])
     return np.concatenate(outputs)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+MOST_DENSE_WEIGHTS = 8_000_000
+"""Of one dense layer: five times as many as the largest model of the study has; 32 MB in float32."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -44,8 +47,9 @@ def list_layers(
     dense: Sequence[int],
     batch_norm: Sequence[str],
     dropout: float,
+    channels: int = 1,
 ) -> list[Layer]:
-    """Lists the layers of a CNN for square one-channel images, from the input to the logits.
+    """Lists the layers of a CNN for square images, from the input to the logits.
 
     Args:
         image_size_px: height and width of the input.
@@ -65,6 +69,7 @@ def list_layers(
             before their ReLU where they have one.
         dropout: share of units dropped after each hidden dense layer, or after the global pool if there is no hidden
             dense layer; 0 adds no layer.
+        channels: of the input: 1 is grey, 3 are red, green and blue.
 
     Raises:
         ValueError: if a pool would leave less than one pixel, a block has no pairs that residual could bypass, or
@@ -75,7 +80,7 @@ def list_layers(
     if residual:
         _check_pairs(blocks)
     layers: list[Layer] = []
-    shape: tuple[int, ...] = (image_size_px, image_size_px, 1)
+    shape: tuple[int, ...] = (image_size_px, image_size_px, channels)
 
     def add(name: str, kind: str, output_shape: tuple[int, ...] | None = None, **fields: Any) -> None:
         nonlocal shape
@@ -130,6 +135,23 @@ def list_layers(
         add_dropout(name)
     add("logits", "dense", (num_classes,))
     return layers
+
+
+def check_dense_weights(layers: Sequence[Layer]) -> None:
+    """Checks that no dense layer is huge, as the first one is where images are large and few blocks make them small.
+
+    Raises:
+        ValueError: if one has more weights than `MOST_DENSE_WEIGHTS`. The message starts with an argument's name.
+    """
+    for layer in layers:
+        weights = prod(layer.input_shape) * prod(layer.output_shape)
+        if layer.kind == "dense" and weights > MOST_DENSE_WEIGHTS:
+            flattened = [" x ".join(map(str, other.input_shape)) for other in layers if other.kind == "flatten"]
+            raise ValueError(
+                f"blocks: expected at most {MOST_DENSE_WEIGHTS:,} weights in each dense layer; got {weights:,} in "
+                f"{layer.name}{f' (the last pool leaves {flattened[0]} values)' if flattened else ''}; add blocks, "
+                "which halve height and width, set global_pool: true, or take fewer filters or dense units"
+            )
 
 
 def _ends_a_pair(position: int) -> bool:

@@ -1,7 +1,7 @@
 """Measures of a classifier, on plain arrays. No TensorFlow.
 
-`*_accuracy`, precision, recall and F1: higher is better; `*_loss` and `*_error`: lower is better. All but losses are
-fractions in [0, 1].
+`*_accuracy`, precision, recall and `*_f1`: higher is better; `*_loss` and `*_error`: lower is better. All but losses
+are fractions in [0, 1].
 """
 
 import numpy as np
@@ -75,6 +75,36 @@ def compute_class_scores(confusion_matrix: np.ndarray) -> np.ndarray:
     recall = hits / np.maximum(true, 1)
     f1 = 2 * hits / np.maximum(predicted + true, 1)
     return np.stack([precision, recall, f1], axis=1)
+
+
+def compute_balanced_accuracy(confusion_matrix: np.ndarray) -> float:
+    """Computes the mean recall of the classes that have images: each class counts as much as any other.
+
+    >>> compute_balanced_accuracy(np.array([[3, 1], [0, 1]]))
+    0.875
+    """
+    has_images = confusion_matrix.sum(axis=1) > 0
+    return float(compute_class_scores(confusion_matrix)[has_images, 1].mean())
+
+
+def compute_macro_f1(confusion_matrix: np.ndarray) -> float:
+    """Computes the mean F1 of the classes that have images or are predicted."""
+    is_named = confusion_matrix.sum(axis=0) + confusion_matrix.sum(axis=1) > 0
+    return float(compute_class_scores(confusion_matrix)[is_named, 2].mean())
+
+
+def measure_labels(y_true: np.ndarray, y_pred: np.ndarray, num_classes: int) -> dict[str, float]:
+    """Measures (N,) predicted labels by each metric that params.yaml can choose by.
+
+    Returns:
+        accuracy; balanced_accuracy and macro_f1, to six decimals.
+    """
+    confusion_matrix = compute_confusion_matrix(y_true, y_pred, num_classes)
+    return {
+        "accuracy": compute_accuracy(y_true, y_pred),
+        "balanced_accuracy": round(compute_balanced_accuracy(confusion_matrix), 6),
+        "macro_f1": round(compute_macro_f1(confusion_matrix), 6),
+    }
 
 
 def compute_reliability(y_true: np.ndarray, probabilities: np.ndarray, num_bins: int) -> np.ndarray:

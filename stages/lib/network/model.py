@@ -86,8 +86,8 @@ def build_model(
         synchronized: whether batch normalization takes its statistics over all replicas.
 
     Returns:
-        A model from (N, height, width, 1) float32 in [0, 1] to (N, classes) float32 logits: a `keras.Sequential`, or a
-        functional `keras.Model` where a layer has a shortcut.
+        A model from (N, height, width, channels) float32 in [0, 1] to (N, classes) float32 logits: a
+        `keras.Sequential`, or a functional `keras.Model` where a layer has a shortcut.
     """
     policies = [policy] * (len(layers) - 1) + ["float32"]
     keras_layers = [
@@ -154,7 +154,7 @@ def _build_layer(
 
 
 def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """Runs `model` in inference mode on (N, height, width, 1) float32 in [0, 1]; returns (N, classes) float32 logits.
+    """Runs `model` in inference mode on (N, height, width, channels) float32; returns (N, classes) float32 logits.
 
     Not `model.predict`: its tf.data autotuning can stall for tens of seconds when it ends.
     """
@@ -163,7 +163,7 @@ def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> 
 
 
 def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
-    """Measures the share of (N, size, size) uint8 images in [0, 255] for which a model predicts their (N,) labels."""
+    """Measures the share of stored images, uint8 in [0, 255], for which a model predicts their (N,) labels."""
     return compute_accuracy(labels, predict_logits(model, to_network_input(images)).argmax(axis=1))
 
 

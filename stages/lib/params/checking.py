@@ -85,7 +85,7 @@ def _describe(section: type[Section], error: ErrorDetails, where: str) -> str:
     if error["type"] == "value_error":  # of a validator; one of the whole file names the key itself
         return f"{key}: {error['ctx']['error']}" if key else str(error["ctx"]["error"])
     if error["type"] == "literal_error":
-        return f"{key}: unknown value {got}; {describe_known(error['input'], get_args(field.annotation))}"
+        return f"{key}: unknown value {got}; {describe_known(error['input'], [*map(str, get_args(field.annotation))])}"
     return f"{key}: expected {field.description or _describe_range(field)}; got {got}"
 
 

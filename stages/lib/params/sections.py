@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from stages.lib.errors import UserError
-from stages.lib.network.architecture import list_layers
+from stages.lib.network.architecture import check_dense_weights, list_layers
 from stages.lib.params.checking import Section, find_name, refusal
 
 Entry = TypeVar("Entry")
@@ -99,6 +99,7 @@ Seeds = Annotated[Different[Seed], Field(min_length=1, description="a list of in
 Ranking = Literal["uniform", "lamp", "cost"]
 RANKINGS: tuple[str, ...] = get_args(Ranking)
 """How zeros are placed; see stages/prune.py."""
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1"]
 Steps = Annotated[ListOf[FractionBetween], Field(min_length=1, description="a list of numbers in (0, 1)")]
 
 
@@ -121,10 +122,18 @@ class DatasetParams(Section):
     name: Annotated[str, Field(pattern=r"\S", description="a name")]
     source: Folder
     image_size_px: Annotated[int, Field(ge=1, le=1024)]
+    channels: Literal[1, 3]
     fit: Literal["pad", "crop", "stretch", "garment"]
     background: Annotated[int, Field(ge=0, le=255)]
     class_names: Annotated[Words, Field(min_length=2, max_length=256, description="2 to 256 names, label 0 first")]
     files: FilesParams | None
+
+    @field_validator("fit")
+    @classmethod
+    def _check_fit(cls, value: str, info: ValidationInfo) -> str:
+        if value == "garment" and info.data.get("channels") == 3:
+            raise refusal("pad, crop or stretch with dataset.channels 3 (garment makes grey images)", value)
+        return value
 
     @field_validator("files")
     @classmethod
@@ -189,6 +198,9 @@ class AugmentationParams(Section):
     zoom_fraction: FractionBelowOne
     shift_px: Pixels
     erase_px: Pixels
+    brightness_fraction: FractionBelowOne
+    contrast_fraction: FractionBelowOne
+    saturation_fraction: FractionBelowOne
     horizontal_flip: bool
 
     @property
@@ -209,6 +221,7 @@ class TrainParams(Section):
     warmup_fraction: FractionBelowOne
     weight_decay: Annotated[float, Field(ge=0, le=100)]
     label_smoothing: FractionBelowOne
+    class_weights: Literal["none", "balanced"]
     precision: Literal["auto", "bfloat16", "float32"]
 
     @field_validator("weight_decay")
@@ -241,8 +254,9 @@ class AuditParams(Section):
 
 
 class SelectModelParams(Section):
-    """The rule of the choice: validation accuracies this close count as equal."""
+    """The rule of the choice: what is compared on validation images, and which values count as equal."""
 
+    metric: Metric
     tolerance: FractionBelowOne
 
 
@@ -309,12 +323,13 @@ class DeployParams(Section):
 
 
 class ShipParams(Section):
-    """What the file that is shipped may take, None without a limit, and how sure it has to be to answer."""
+    """What the file that ships may take, None without a limit, what chooses it, how sure it must be to answer."""
 
     max_flash_bytes: Limit
     max_ram_bytes: Limit
     max_instructions: Limit
     max_size_bytes: Limit
+    metric: Metric
     answered_accuracy: Fraction
 
 
@@ -343,10 +358,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _check_architectures(self) -> Self:
-        size_px, num_classes = self.dataset.image_size_px, len(self.dataset.class_names)
+        data, num_classes = self.dataset, len(self.dataset.class_names)
         for name, model in self.models.items():
             try:
-                list_layers(size_px, num_classes, **model.model_dump())
+                layers = list_layers(data.image_size_px, num_classes, **model.model_dump(), channels=data.channels)
+                if name in self.study.models:  # others may be made for images of another size
+                    check_dense_weights(layers)
             except ValueError as error:
                 raise UserError(f"models.{name}.{error}") from error
         return self

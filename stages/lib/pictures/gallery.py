@@ -11,9 +11,12 @@ NUM_COLUMNS = 4  # large letters at the width of a page
 
 
 def plot_gallery(pictures: Sequence[np.ndarray], texts: Sequence[str], title: str) -> Figure:
-    """Plots pictures of one size, any number of them, each below its text: (height, width) uint8, 0 is white."""
+    """Plots pictures of one size, any number of them, each below its text.
+
+    They are uint8: (height, width), where 0 is drawn white, or (height, width, 3), red, green and blue as they are.
+    """
     num_rows = max(1, math.ceil(len(pictures) / NUM_COLUMNS))
-    height, width = pictures[0].shape if pictures else (1, 1)
+    height, width = pictures[0].shape[:2] if pictures else (1, 1)
     size_inches = (1.9 * NUM_COLUMNS, (1.9 * height / width + 0.3) * num_rows + 0.5)
     figure, axes = plt.subplots(num_rows, NUM_COLUMNS, figsize=size_inches, squeeze=False)
     figure.suptitle(title)

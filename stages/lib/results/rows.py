@@ -49,6 +49,8 @@ class Candidate:
     val_accuracy: float
     val_accuracy_sd: float | None  # standard deviation over the seeds; None of one seed
     val_loss: float
+    val_balanced_accuracy: float  # mean recall of all classes
+    val_macro_f1: float  # mean F1 of all classes
     macs: int
     parameters: int
     receptive_field_px: int
@@ -198,6 +200,8 @@ def read_candidate(model: str, augmentation: str, seeds: Sequence[int]) -> Candi
         val_accuracy=average(accuracies),
         val_accuracy_sd=deviate(accuracies),
         val_loss=average([one["val_loss"] for one in trained]),
+        val_balanced_accuracy=average([one["val_balanced_accuracy"] for one in trained]),
+        val_macro_f1=average([one["val_macro_f1"] for one in trained]),
         **{name: counted[name] for name in ("macs", "parameters", "receptive_field_px")},
     )
 

@@ -16,26 +16,28 @@ def find_enough_px(image_size_px: int, fit: str) -> int:
     return PHOTO_SIZE_PX if fit == "garment" else 2 * image_size_px
 
 
-def prepare_picture(picture: Image.Image, image_size_px: int, fit: str, background: int) -> np.ndarray:
+def prepare_picture(picture: Image.Image, image_size_px: int, channels: int, fit: str, background: int) -> np.ndarray:
     """Makes an input of a picture.
 
-    A grey picture of `image_size_px` on both sides is left as it is, but by garment.
+    A picture of `image_size_px` on both sides is left as it is, but by garment.
 
     Args:
         picture: of mode RGB or RGBA.
         image_size_px: height and width of the result.
+        channels: 1, grey, or 3, red, green and blue; 1 by garment.
         fit: one of `FITS`.
         background: grey level, 0 black to 255 white, of what is transparent, and of what pad adds.
 
     Returns:
-        (image_size_px, image_size_px) uint8.
+        (image_size_px, image_size_px) uint8, or (image_size_px, image_size_px, 3) in colour.
 
     Raises:
         UserError: by garment, if nothing stands out from the background.
     """
     if fit == "garment":
         return prepare_photo(reduce_photo(picture, background), image_size_px)
-    return fit_grey(turn_grey(lay_on(picture, background)), image_size_px, fit, background)
+    opaque = lay_on(picture, background)
+    return make_square(turn_grey(opaque) if channels == 1 else opaque, image_size_px, fit, background)
 
 
 def reduce_photo(picture: Image.Image, background: int) -> np.ndarray:
@@ -58,11 +60,11 @@ def turn_grey(picture: Image.Image) -> Image.Image:
     return picture.convert("L")
 
 
-def fit_grey(picture: Image.Image, size_px: int, fit: str, background: int) -> np.ndarray:
-    """Makes a grey picture square, by a filter that averages what it reduces (Lanczos).
+def make_square(picture: Image.Image, size_px: int, fit: str, background: int) -> np.ndarray:
+    """Makes a picture of mode L or RGB square, by a filter that averages what it reduces (Lanczos).
 
     Returns:
-        (size_px, size_px) uint8.
+        (size_px, size_px) uint8, or (size_px, size_px, 3).
     """
     size, (width, height) = (size_px, size_px), picture.size
     if fit == "stretch":
@@ -73,7 +75,7 @@ def fit_grey(picture: Image.Image, size_px: int, fit: str, background: int) -> n
         box = (left, top, left + side, top + side)
         return np.asarray(picture.resize(size, Image.Resampling.LANCZOS, box=box))
     inner = [max(1, round(edge * size_px / max(width, height))) for edge in (width, height)]
-    padded = Image.new("L", size, background)
+    padded = Image.new(picture.mode, size, (background,) * len(picture.getbands()))
     place = ((size_px - inner[0]) // 2, (size_px - inner[1]) // 2)
     padded.paste(picture.resize((inner[0], inner[1]), Image.Resampling.LANCZOS), place)
     return np.asarray(padded)

@@ -15,10 +15,10 @@ from stages.lib.sources.listing import Bad, Entry, Source
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a source gives: its entries that can be read, (N, size, size) uint8 images of them, and all that cannot."""
+    """What a source gives: its entries that can be read, uint8 images of them, and all that cannot."""
 
     entries: list[Entry]
-    images: np.ndarray
+    images: np.ndarray  # (N, size, size), or (N, size, size, 3) in colour
     bad: list[Bad]
 
 
@@ -43,16 +43,25 @@ def open_pictures(source: Source, enough_px: int) -> Iterator[tuple[Entry, Image
             yield entry, error
 
 
-def read_inputs(source: Source, image_size_px: int, fit: str, background: int) -> Inputs:
+def read_inputs(source: Source, image_size_px: int, channels: int, fit: str, background: int) -> Inputs:
     """Reads all images of a source. IDX files hold inputs, which are taken as they are.
 
     Args:
         source: what `find_source` found.
         image_size_px: height and width of the inputs.
+        channels: of the inputs: 1, grey, or 3.
         fit: how a picture becomes one; see `prepare_picture`.
         background: grey level, 0 to 255; see there.
+
+    Raises:
+        UserError: if IDX files, which hold grey images, shall give coloured ones.
     """
     if source.kind == "idx" and source.stored is not None:
+        if channels != 1:
+            raise UserError(
+                f"params.yaml: dataset.channels: expected 1 for the IDX files in {source.folder}, which are grey; "
+                f"got {channels}; set it to 1, or store the pictures as files or in an .npz"
+            )
         return Inputs(source.entries, source.stored, source.bad)
     entries, images, bad = [], [], list(source.bad)
     for entry, picture in open_pictures(source, find_enough_px(image_size_px, fit)):
@@ -60,7 +69,7 @@ def read_inputs(source: Source, image_size_px: int, fit: str, background: int) -
             bad.append(Bad(entry.file, entry.label, picture.reason))
             continue
         try:
-            images.append(prepare_picture(picture, image_size_px, fit, background))
+            images.append(prepare_picture(picture, image_size_px, channels, fit, background))
             entries.append(entry)
         except UserError as error:  # nothing stands out
             bad.append(Bad(entry.file, entry.label, str(error)))

@@ -126,7 +126,9 @@ def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
 
 
 def read_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a split: `images` (N, size, size) uint8 in [0, 255] and `labels` (N,) uint8.
+    """Reads a split: `images` uint8 in [0, 255] and `labels` (N,) uint8.
+
+    Images are (N, size, size), which are grey, or (N, size, size, 3), which are red, green and blue.
 
     Raises:
         UserError: as `read_arrays`.

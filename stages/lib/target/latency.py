@@ -45,7 +45,7 @@ def measure_latency(
     runs = {"c": bind(library, image, logits, np.empty(buffer_bytes, np.int8))}
     for name, path in files.items():
         interpreter = read_interpreter(path, 1, NUM_THREADS)
-        set_images(interpreter, rng.integers(0, 256, interpreter.get_input_details()[0]["shape"][:3], np.uint8))
+        set_images(interpreter, rng.integers(0, 256, interpreter.get_input_details()[0]["shape"], np.uint8))
         runs[name] = interpreter.invoke
     return {
         "compiler": f"ziglang {version('ziglang')}",

@@ -1,7 +1,8 @@
 """Random augmentation of image batches, inside the TensorFlow graph.
 
 Rotation, shift by a share of the side, zoom and mirroring are one matrix and one resampling, so that pixels are
-interpolated only once; mirroring alone, shifts by whole pixels and erased squares interpolate nothing.
+interpolated only once; mirroring alone, shifts by whole pixels and erased squares interpolate nothing. Brightness,
+contrast and saturation change each pixel where it is.
 """
 
 import math
@@ -11,6 +12,8 @@ from stages.lib.params.sections import AugmentationParams
 
 MEAN_PIXEL = 0.286
 """Of the 60,000 training images of Fashion-MNIST, in [0, 1]; with which erased squares are filled."""
+GREY_SHARES = (0.299, 0.587, 0.114)
+"""Of red, green and blue in the grey of a pixel: ITU-R BT.601, as Pillow has it."""
 
 
 def keep_mirroring(limits: AugmentationParams) -> AugmentationParams:
@@ -23,7 +26,7 @@ def augment(x: tf.Tensor, seed: tf.Tensor, limits: AugmentationParams, mirrored:
     """Draws random transforms for each image and applies them.
 
     Args:
-        x: (N, size, size, 1) float32, square images.
+        x: (N, size, size, channels) float32, square images.
         seed: (2,) int64; the same seed and x give the same result, whatever ran before.
         limits: of what is drawn, one after the other:
             rotation_degrees: rotation about the centre is uniform in [-rotation_degrees, rotation_degrees].
@@ -31,12 +34,16 @@ def augment(x: tf.Tensor, seed: tf.Tensor, limits: AugmentationParams, mirrored:
             zoom_fraction: x and y steps of the sampling grid are each scaled by a uniform draw from
                 [1 - zoom_fraction, 1 + zoom_fraction]: below 1 the garment grows.
             horizontal_flip: images are mirrored.
+            brightness_fraction, contrast_fraction, saturation_fraction: then each of the three changes by a factor that
+                is uniform in 1 +/- its fraction. Source: Howard 2013, Some Improvements on Deep Convolutional Neural
+                Network Based Image Classification, arXiv 1312.5402.
             shift_px: then shifts in x and in y by whole pixels, uniform in -shift_px ... shift_px.
             erase_px: then fills a square of this side, around a uniform pixel, with `MEAN_PIXEL`.
         mirrored: (N,) bool, which images are mirrored; without it, each one with probability 1/2.
 
     Returns:
-        (N, size, size, 1) float32 in the range of x. All limits zero or false is the identity.
+        (N, size, size, channels) float32 in the range of x; in [0, 1] where light or colour are changed, which x has to
+        be in then. All limits zero or false is the identity.
     """
     num_images, size = tf.shape(x)[0], x.shape[1]
     seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 8))
@@ -59,6 +66,16 @@ def augment(x: tf.Tensor, seed: tf.Tensor, limits: AugmentationParams, mirrored:
         x = apply_transforms(x, transforms)
     elif limits.horizontal_flip:  # pixels only change places: exact, and much faster than resampling
         x = tf.where(mirrored[:, tf.newaxis, tf.newaxis, tf.newaxis], x[:, :, ::-1], x)
+    changes = (
+        (change_brightness, limits.brightness_fraction),
+        (change_contrast, limits.contrast_fraction),
+        (change_saturation, limits.saturation_fraction),
+    )
+    for number, (change, fraction) in enumerate(changes):
+        if fraction:
+            # Seeds of their own: with more parts of the split, its first ones might be others.
+            light_seed = tf.random.experimental.stateless_fold_in(seed, number)
+            x = change(x, tf.random.stateless_uniform([num_images], light_seed, 1 - fraction, 1 + fraction))
     if limits.shift_px:
         bounds = (-limits.shift_px, limits.shift_px + 1)
         shifts = tf.random.stateless_uniform([num_images, 2], seeds[6], *bounds, tf.int32)
@@ -69,8 +86,35 @@ def augment(x: tf.Tensor, seed: tf.Tensor, limits: AugmentationParams, mirrored:
     return x
 
 
+def change_brightness(x: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Multiplies (N, size, size, channels) images in [0, 1] by (N,) factors; what would be above 1 is 1."""
+    return tf.minimum(x * spread(factors), 1.0)
+
+
+def change_contrast(x: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Multiplies the distance of pixels from the mean grey of their image by (N,) factors, and clips to [0, 1]."""
+    mean = tf.reduce_mean(to_grey(x), axis=(1, 2), keepdims=True)
+    return tf.clip_by_value(mean + (x - mean) * spread(factors), 0.0, 1.0)
+
+
+def change_saturation(x: tf.Tensor, factors: tf.Tensor) -> tf.Tensor:
+    """Multiplies the distance of pixels from their own grey by (N,) factors, and clips to [0, 1]; grey images stay."""
+    grey = to_grey(x)
+    return tf.clip_by_value(grey + (x - grey) * spread(factors), 0.0, 1.0)
+
+
+def spread(factors: tf.Tensor) -> tf.Tensor:
+    """Makes (N,) factors of images (N, 1, 1, 1) ones of all their pixels."""
+    return factors[:, tf.newaxis, tf.newaxis, tf.newaxis]
+
+
+def to_grey(x: tf.Tensor) -> tf.Tensor:
+    """Turns (N, size, size, channels) images to (N, size, size, 1) grey, by `GREY_SHARES`; grey ones stay."""
+    return x if x.shape[-1] == 1 else tf.reduce_sum(x * tf.constant(GREY_SHARES), axis=-1, keepdims=True)
+
+
 def shift_whole_pixels(x: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-    """Shifts (N, size, size, 1) images up and to the left; the border's pixels repeat.
+    """Shifts (N, size, size, channels) images up and to the left; the border's pixels repeat.
 
     Args:
         x: images.
@@ -84,7 +128,7 @@ def shift_whole_pixels(x: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
 
 
 def erase_squares(x: tf.Tensor, centres: tf.Tensor, side_px: int) -> tf.Tensor:
-    """Fills a square of (N, size, size, 1) images with `MEAN_PIXEL`; what lies outside of the image is cut off.
+    """Fills a square of (N, size, size, channels) images with `MEAN_PIXEL`; what lies outside of the image is cut off.
 
     Source: DeVries and Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv
     1708.04552.
@@ -142,7 +186,7 @@ def affine_transforms(
 
 
 def apply_transforms(x: tf.Tensor, transforms: tf.Tensor) -> tf.Tensor:
-    """Resamples (N, size, size, 1) images bilinearly; points outside show the nearest border pixel."""
+    """Resamples (N, size, size, channels) images bilinearly; points outside show the nearest border pixel."""
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=x,
         transforms=transforms,

@@ -1,10 +1,13 @@
 """Batches of training images: order and augmentation depend on the seed, the epoch and the step, never on timing."""
 
 import math
+from functools import reduce
+from operator import mul
 
 import numpy as np
 
 from stages.lib.network.keras2 import tf
+from stages.lib.network.pixels import with_channels
 from stages.lib.training.augmentation import augment, keep_mirroring
 from stages.lib.training.cluster import ALONE, Cluster
 from stages.lib.training.recipe import Recipe
@@ -40,6 +43,25 @@ def count_seen(num_images: int, is_easy: np.ndarray | None) -> int:
     return num_images if is_easy is None else num_images - int(is_easy.sum()) // 2
 
 
+def compute_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Computes with which weights of its images every class counts as much as any other.
+
+    Args:
+        labels: (N,) integers.
+        num_classes: of which some may have no image.
+
+    Returns:
+        (num_classes,) float32: N / (classes with images * images of the class), 1 on average over all images; 0 of a
+        class without images.
+
+    >>> compute_class_weights(np.array([0, 0, 0, 2]), 3).round(3).tolist()
+    [0.667, 0.0, 2.0]
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    share = len(labels) / np.count_nonzero(counts)
+    return np.divide(share, counts, out=np.zeros(num_classes), where=counts > 0).astype(np.float32)
+
+
 def training_batches(
     images: np.ndarray,
     labels: np.ndarray,
@@ -57,10 +79,11 @@ def training_batches(
 
     An easy image is seen in every other epoch only, and counts double there: so the gradients are those of all images
     on average (Qin et al. 2024, InfoBatch, arXiv 2303.04947, who find the easy ones anew in every epoch). Weights are
-    1 on average, so that the losses of a run with easy images can be compared with those of one without.
+    1 on average, so that the losses of a run with easy images can be compared with those of one without. With balanced
+    `class_weights` in the recipe, an image has that of its class, too.
 
     Args:
-        images: (N, size, size) uint8.
+        images: (N, size, size) or (N, size, size, 3) uint8.
         labels: (N,) integers.
         num_classes: length of the one-hot labels.
         recipe: the size of the batches, the numbers of epochs, the limits of the augmentation, and the seed.
@@ -69,8 +92,8 @@ def training_batches(
         is_easy: (N,) bool, True for an even number of images; None for none.
 
     Returns:
-        A dataset of ((batch / workers, size, size, 1) float32 in [0, 1], (batch / workers, num_classes) float32
-        one-hot); with easy images, of these and (batch / workers,) float32 weights.
+        A dataset of ((batch / workers, size, size, channels) float32 in [0, 1], (batch / workers, num_classes) float32
+        one-hot); with easy images or balanced classes, of these and (batch / workers,) float32 weights.
     """
     train, limits = recipe.train, recipe.augmentation
     all_images, all_labels = _to_tensors(images, labels)
@@ -79,6 +102,8 @@ def training_batches(
     num_seen = count_seen(len(images), is_easy)
     steps_per_epoch, share_seen = count_steps(num_seen, train.batch_size), num_seen / len(images)
     fold_in = tf.random.experimental.stateless_fold_in
+    is_balanced = train.class_weights == "balanced"
+    class_weights = tf.constant(compute_class_weights(labels, num_classes))
     period, first_seen = (tf.constant(array) for array in _schedule(len(images), is_easy, recipe.seed))
 
     def order_of_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -97,8 +122,11 @@ def training_batches(
             lambda: augment(x, fold_in(augmentation_seed, step), limits, mirrored),
             lambda: augment(x, augmentation_seed, keep_mirroring(limits), mirrored),
         )
-        y = tf.one_hot(tf.gather(all_labels, indices), num_classes)
-        weights = [] if is_easy is None else [tf.cast(every, tf.float32) * share_seen]
+        batch_labels = tf.gather(all_labels, indices)
+        y = tf.one_hot(batch_labels, num_classes)
+        factors = [] if is_easy is None else [tf.cast(every, tf.float32) * share_seen]
+        factors += [tf.gather(class_weights, batch_labels)] if is_balanced else []
+        weights = [reduce(mul, factors)] if factors else []
         return tuple(take_part(part, cluster) for part in (augmented, y, *weights))
 
     orders = tf.data.Dataset.range(first_epoch, train.epochs).flat_map(order_of_epoch)
@@ -134,11 +162,11 @@ def _schedule(num_images: int, is_easy: np.ndarray | None, seed: int) -> tuple[n
 
 
 def _to_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.constant(images[..., np.newaxis]), tf.constant(labels.astype(np.int32))
+    return tf.constant(with_channels(images)), tf.constant(labels.astype(np.int32))
 
 
 def _scale(images: tf.Tensor) -> tf.Tensor:
-    """Does what `stages.lib.network.model.to_network_input` does, batch by batch, for the sake of memory."""
+    """Does what `stages.lib.network.pixels.to_network_input` does, batch by batch, for the sake of memory."""
     return tf.cast(images, tf.float32) / 255
 
 

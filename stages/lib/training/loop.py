@@ -68,7 +68,8 @@ def build_optimizer(train: TrainParams, total_steps: int) -> keras.optimizers.Op
 class History(keras.callbacks.Callback):
     """Writes the learning curves anew after every epoch, so that they can be plotted while the model trains.
 
-    Their losses, in nats, are those that are minimized: with label smoothing, which `metrics.json` leaves out.
+    Their losses, in nats, are those that are minimized: with label smoothing, which `metrics.json` leaves out. Losses
+    and accuracies of the training images are weighted as those images are.
 
     Args:
         path: of the CSV file.
@@ -133,7 +134,7 @@ def fit_model(
     Args:
         build: builds the model, as in `build_compiled_model`.
         recipe: how it is trained.
-        train_set: (N, size, size) uint8 images and (N,) labels.
+        train_set: (N, size, size) or (N, size, size, 3) uint8 images and (N,) labels.
         checkpoint: of this run; the name of its file names the run where progress is shown.
         callbacks: that act before the checkpoint is written.
         val_set: the same of other images, which are looked at after every epoch; none without.

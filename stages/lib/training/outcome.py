@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.lib.network.keras2 import keras
-from stages.lib.network.metrics import compute_accuracy, compute_cross_entropy_loss, compute_probabilities
+from stages.lib.network.metrics import compute_cross_entropy_loss, compute_probabilities, measure_labels
 from stages.lib.network.model import predict_logits, write_model
 from stages.lib.network.pixels import to_network_input
 from stages.lib.storage.files import write_arrays, write_csv, write_json
@@ -28,15 +28,14 @@ def write_trained(
         folder: for the files.
         model: from images in [0, 1] to logits.
         rows: of the learning curves; written anew, for a run that was killed after its last epoch has none to do it.
-        val_set: (N, size, size) uint8 validation images and (N,) labels.
+        val_set: (N, size, size) or (N, size, size, 3) uint8 validation images and (N,) labels.
     """
     images, labels = val_set
     logits = predict_logits(model, to_network_input(images))
     probabilities = compute_probabilities(logits)
-    metrics = {
-        "val_accuracy": compute_accuracy(labels, logits.argmax(axis=1)),
-        "val_loss": round(compute_cross_entropy_loss(labels, probabilities), 6),
-    }
+    measured = measure_labels(labels, logits.argmax(axis=1), logits.shape[1])
+    metrics = {f"val_{name}": value for name, value in measured.items()}
+    metrics["val_loss"] = round(compute_cross_entropy_loss(labels, probabilities), 6)
     write_model(folder / "model.h5", model)
     write_csv(folder / "history.csv", rows)
     write_arrays(folder / "probabilities.npz", labels=labels, val=probabilities.astype(np.float16))

@@ -1,10 +1,10 @@
 /* A neural network of {{ dense_macs | number }} multiply-accumulates for an image, of which {{ macs | number }} remain without its zeros.
 
-   model_run takes an image of {{ image.shape | shape }} int8, row by row: values in [0, 1], each as
+   model_run takes an image of {{ image.shape | shape }} int8, row by row{{ ", red, green and blue of each pixel" if image.shape[2] == 3 }}: values in [0, 1], each as
    value / MODEL_INPUT_SCALE + MODEL_INPUT_ZERO_POINT. It gives the int8 logits of the classes, which stand for
    (logit - MODEL_OUTPUT_ZERO_POINT) * MODEL_OUTPUT_SCALE.
 
-   model_classify takes pixels as the training images have them, 0 to 255, a light garment on black. It returns the index
+   model_classify takes as many bytes in that order, 0 to 255, prepared as the training images were. It returns the index
    of the largest logit, the first one of equal ones.
 
    All working memory is `buffer`: MODEL_BUFFER_BYTES with any content, aligned to 4. Calls with different buffers can
@@ -19,6 +19,7 @@ extern "C" {
 #endif
 
 #define MODEL_IMAGE_SIZE_PX {{ image.shape[0] }}
+#define MODEL_NUM_CHANNELS {{ image.shape[2] }}
 #define MODEL_NUM_CLASSES {{ class_names | length }}
 
 #define MODEL_BUFFER_BYTES {{ buffer_bytes }}
