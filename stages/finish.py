@@ -24,7 +24,6 @@ from stages.lib.network.architecture import list_layers
 from stages.lib.network.keras2 import keras
 from stages.lib.network.metrics import compute_probabilities
 from stages.lib.network.model import predict_logits
-from stages.lib.network.pixels import to_network_input
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import AugmentationParams
 from stages.lib.running.arguments import parse_names
@@ -59,7 +58,7 @@ SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 
 def compute_losses(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Computes the cross-entropy of each of N uint8 images with its label, (N,) float32, in nats."""
-    probabilities = compute_probabilities(predict_logits(model, to_network_input(images)))
+    probabilities = compute_probabilities(predict_logits(model, images))
     of_label = np.take_along_axis(probabilities, labels[:, np.newaxis].astype(np.int64), axis=1)[:, 0]
     return -np.log(np.maximum(of_label, np.finfo(np.float32).tiny)).astype(np.float32)
 

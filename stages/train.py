@@ -30,6 +30,7 @@ from stages.lib.running.arguments import parse_names
 from stages.lib.running.machine import read_cpu_name
 from stages.lib.running.runner import TIMING, run_stage
 from stages.lib.storage.files import compute_sha256, read_split, write_json
+from stages.lib.storage.selected import Rows, Selected
 from stages.lib.storage.split import split_stratified
 from stages.lib.storage.variant import Variant
 from stages.lib.training.checkpoint import Checkpoint, compute_fingerprint, locate_checkpoint
@@ -54,16 +55,16 @@ SOURCES = (Path("data/prepare/train.npz"), Path("data/prepare/val.npz"))
 
 
 def split_anew(
-    train_set: tuple[np.ndarray, np.ndarray], val_set: tuple[np.ndarray, np.ndarray], seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+    train_set: tuple[Rows, np.ndarray], val_set: tuple[Rows, np.ndarray], seed: int
+) -> list[tuple[Rows, np.ndarray]]:
     """Draws other training and validation images, as many of each class, from all (images, labels) of both sets."""
-    images, labels = (np.concatenate(pair) for pair in zip(train_set, val_set, strict=True))
+    images, labels = [train_set[0], val_set[0]], np.concatenate([train_set[1], val_set[1]])
     fraction = len(val_set[1]) / len(labels)
     parts = split_stratified(labels, fraction, np.random.default_rng(seed))
-    return [(images[part], labels[part]) for part in parts]
+    return [(Selected(images, part), labels[part]) for part in parts]
 
 
-def keep_share(train_set: tuple[np.ndarray, np.ndarray], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def keep_share(train_set: tuple[Rows, np.ndarray], fraction: float, seed: int) -> tuple[Rows, np.ndarray]:
     """Keeps a share of (images, labels), of each class alike.
 
     Raises:
@@ -76,7 +77,7 @@ def keep_share(train_set: tuple[np.ndarray, np.ndarray], fraction: float, seed: 
             f"params.yaml: study.keep_fraction: {fraction:g} leaves {len(kept)} training images, none of class "
             f"{', '.join(map(str, missing))}; raise it, or prepare.keep_fraction"
         )
-    return images[kept], labels[kept]
+    return Selected([images], kept), labels[kept]
 
 
 def main() -> None:
@@ -105,6 +106,8 @@ def main() -> None:
         [layers, recipe, cluster.num_workers, draws_split, params.study.keep_fraction], SOURCES
     )
     checkpoint = Checkpoint(locate_checkpoint(variant), fingerprint, cluster.is_chief)
+    train_set: tuple[Rows, np.ndarray]
+    val_set: tuple[Rows, np.ndarray]
     train_set, val_set = map(read_split, SOURCES)
     if draws_split:
         train_set, val_set = split_anew(train_set, val_set, seed)

@@ -289,7 +289,10 @@ def test_a_card_that_does_not_fit_its_model_is_refused(model: Path, size: int, c
     with pytest.raises(UserError) as caught:
         classify(model, card, [np.zeros((size, size), np.uint8)])
 
-    assert f"expected images of {size} pixels with {channels} channels and {classes} classes, as other.json says" in str(caught.value)
+    assert (
+        f"expected images of {size} pixels with {channels} channels and {classes} classes, as other.json says"
+        in str(caught.value)
+    )
     assert "got images of 28 pixels with 1 channels and 4 classes" in str(caught.value)
 
 

@@ -384,7 +384,9 @@ def test_idx_files_give_training_and_test_images_as_they_are(tmp_path: Path) -> 
     assert source.entries[0] == Entry("train", 0, "1", "train", "")
     assert source.entries[7] == Entry("t10k", 3, "2", "test", "")
     np.testing.assert_array_equal(read_inputs(source, 4, 1, "garment", 0).images[4:], IMAGES[:, :4, :4])
-    with pytest.raises(UserError, match=r"dataset\.channels: expected 1 for the IDX files in .*, which are grey; got 3"):
+    with pytest.raises(
+        UserError, match=r"dataset\.channels: expected 1 for the IDX files in .*, which are grey; got 3"
+    ):
         read_inputs(source, 4, 3, "pad", 0)
 
     (tmp_path / IDX_FILES[2]).unlink()

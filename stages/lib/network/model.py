@@ -16,6 +16,7 @@ from stages.lib.network.metrics import compute_accuracy
 from stages.lib.network.pixels import to_network_input
 from stages.lib.network.seeds import derive_seed
 from stages.lib.storage.files import check_exists, compute_gzip_size_bytes, replacing
+from stages.lib.storage.selected import Rows
 
 KERAS_LAYERS = (
     "InputLayer",
@@ -153,25 +154,33 @@ def _build_layer(
             raise ValueError(f"layer {layer.name}: no Keras layer is known for kind {layer.kind!r}")
 
 
-def predict_logits(model: keras.Model, x: np.ndarray, batch_size: int = 500) -> np.ndarray:
-    """Runs `model` in inference mode on (N, height, width, channels) float32; returns (N, classes) float32 logits.
+def predict_logits(model: keras.Model, images: Rows, batch_size: int = 500) -> np.ndarray:
+    """Runs `model` in inference mode; returns (N, classes) float32 logits.
 
     Not `model.predict`: its tf.data autotuning can stall for tens of seconds when it ends.
+
+    Args:
+        model: from what `to_network_input` returns to logits.
+        images: N stored images, uint8, which are read and scaled a batch at a time; or what was made of such already,
+            (N, height, width, channels) float32.
+        batch_size: images at once.
     """
     run = tf.function(lambda batch: model(batch, training=False))
-    return np.concatenate([run(x[start : start + batch_size]).numpy() for start in range(0, len(x), batch_size)])
+    is_stored = images.dtype == np.uint8
+    batches = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    return np.concatenate([run(to_network_input(batch) if is_stored else batch).numpy() for batch in batches])
 
 
-def measure_accuracy(model: keras.Model, images: np.ndarray, labels: np.ndarray) -> float:
+def measure_accuracy(model: keras.Model, images: Rows, labels: np.ndarray) -> float:
     """Measures the share of stored images, uint8 in [0, 255], for which a model predicts their (N,) labels."""
-    return compute_accuracy(labels, predict_logits(model, to_network_input(images)).argmax(axis=1))
+    return compute_accuracy(labels, predict_logits(model, images).argmax(axis=1))
 
 
 def measure_stored_model(
     path: Path,
     model: keras.Model,
-    val_set: tuple[np.ndarray, np.ndarray],
-    test_set: tuple[np.ndarray, np.ndarray],
+    val_set: tuple[Rows, np.ndarray],
+    test_set: tuple[Rows, np.ndarray],
 ) -> dict[str, float]:
     """Measures the accuracy of a model on (images, labels) pairs, and the bytes of its file, as it is and gzipped."""
     content = path.read_bytes()

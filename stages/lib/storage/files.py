@@ -5,15 +5,21 @@ import gzip
 import hashlib
 import io
 import json
+import math
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from stages.lib.errors import UserError
+from stages.lib.storage.selected import Selected
+
+ROWS_AT_ONCE = 1024
+"""Rows of an array that are in memory while it is written."""
 
 
 @contextmanager
@@ -94,19 +100,33 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone.
+def write_arrays(path: Path, **arrays: np.ndarray | Selected) -> None:
+    """Writes named arrays as an uncompressed .npz, whose bytes depend on the arrays alone, a part at a time.
 
-    `np.savez` would not do: it streams each array, and how its headers then look differs between versions of Python.
+    `np.savez` would not do: how its headers look differs between versions of Python.
 
     Raises:
         ValueError: if an array holds Python objects.
     """
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, array in arrays.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue())  # always dated 1980-01-01
+            member = zipfile.ZipInfo(f"{name}.npy")  # always dated 1980-01-01
+            # Headers are small where this is, with some space for that of the array, less than 2 GiB.
+            member.file_size = array.dtype.itemsize * math.prod(array.shape) + 4096
+            with archive.open(member, "w") as file:
+                if isinstance(array, Selected):
+                    write_selected(file, array)
+                else:
+                    np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+
+
+def write_selected(file: IO[bytes], selected: Selected) -> None:
+    """Writes selected rows as the .npy that they would be as an array, without having all of them in memory."""
+    description = np.lib.format.dtype_to_descr(selected.dtype)
+    header = {"descr": description, "fortran_order": False, "shape": selected.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for start in range(0, len(selected), ROWS_AT_ONCE):
+        file.write(selected[start : start + ROWS_AT_ONCE].tobytes())
 
 
 def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
@@ -128,18 +148,47 @@ def read_arrays(path: Path, *names: str) -> tuple[np.ndarray, ...]:
 def read_split(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads a split: `images` uint8 in [0, 255] and `labels` (N,) uint8.
 
-    Images are (N, size, size), which are grey, or (N, size, size, 3), which are red, green and blue.
+    Images are (N, size, size), which are grey, or (N, size, size, 3), which are red, green and blue. They stay on disk,
+    and are read where they are indexed, so that a data set may be larger than the memory.
 
     Raises:
         UserError: as `read_arrays`.
     """
-    images, labels = read_arrays(path, "images", "labels")
-    return images, labels
+    (labels,) = read_arrays(path, "labels")
+    return map_array(path, "images"), labels
+
+
+def map_array(path: Path, name: str) -> np.ndarray:
+    """Maps an array of an .npz that `write_arrays` wrote into memory, read-only; the system reads what is indexed.
+
+    Raises:
+        UserError: as `read_arrays`.
+    """
+    check_exists(path)
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as member, path.open("rb") as file:
+            info = archive.getinfo(f"{name}.npy")
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{name} is compressed")
+            np.lib.format.read_magic(member)
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(member)
+            if is_fortran or dtype.hasobject:
+                raise ValueError(f"{name} is no plain array in C order")
+            file.seek(info.header_offset + 26)  # where the header of a member says how long its name and the rest are
+            start = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + member.tell()
+            if 0 in shape:  # nothing can be mapped
+                return np.zeros(shape, dtype)
+            return np.memmap(path, dtype, "r", start, shape)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, struct.error, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: expected an .npz with {name} as `dvc repro` writes it; {error}; remove it and run `dvc repro`"
+        ) from error
 
 
 def compute_sha256(path: Path) -> str:
     """Computes the SHA-256 of a file, as 64 hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compute_gzip_size_bytes(content: bytes) -> int:

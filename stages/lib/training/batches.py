@@ -8,6 +8,7 @@ import numpy as np
 
 from stages.lib.network.keras2 import tf
 from stages.lib.network.pixels import with_channels
+from stages.lib.storage.selected import Rows
 from stages.lib.training.augmentation import augment, keep_mirroring
 from stages.lib.training.cluster import ALONE, Cluster
 from stages.lib.training.recipe import Recipe
@@ -63,7 +64,7 @@ def compute_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def training_batches(
-    images: np.ndarray,
+    images: Rows,
     labels: np.ndarray,
     num_classes: int,
     recipe: Recipe,
@@ -96,7 +97,7 @@ def training_batches(
         one-hot); with easy images or balanced classes, of these and (batch / workers,) float32 weights.
     """
     train, limits = recipe.train, recipe.augmentation
-    all_images, all_labels = _to_tensors(images, labels)
+    all_labels = tf.constant(labels.astype(np.int32))
     order_seed, augmentation_seed, mirror_seed = tf.unstack(tf.random.experimental.stateless_split([recipe.seed, 0], 3))
     is_mirrored_first = tf.random.stateless_uniform([len(images)], mirror_seed) < 0.5
     num_seen = count_seen(len(images), is_easy)
@@ -115,7 +116,7 @@ def training_batches(
     def make_batch(step: tf.Tensor, indices: tf.Tensor) -> tuple[tf.Tensor, ...]:
         step += first_epoch * steps_per_epoch
         epoch = step // steps_per_epoch
-        x, every = _scale(tf.gather(all_images, indices)), tf.gather(period, indices)
+        x, every = _read(images, indices), tf.gather(period, indices)
         mirrored = tf.not_equal(tf.gather(is_mirrored_first, indices), (epoch // every) % 2 == 1)
         augmented = tf.cond(
             epoch < train.epochs - train.clean_epochs,
@@ -134,15 +135,16 @@ def training_batches(
 
 
 def validation_batches(
-    images: np.ndarray, labels: np.ndarray, num_classes: int, batch_size: int, cluster: Cluster = ALONE
+    images: Rows, labels: np.ndarray, num_classes: int, batch_size: int, cluster: Cluster = ALONE
 ) -> tf.data.Dataset:
     """Builds one pass over the images in their order; the arguments and elements are as in `training_batches`."""
+    all_labels = tf.constant(labels.astype(np.int32))
 
-    def make_batch(batch_images: tf.Tensor, batch_labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x, y = _scale(batch_images), tf.one_hot(batch_labels, num_classes)
+    def make_batch(indices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x, y = _read(images, indices), tf.one_hot(tf.gather(all_labels, indices), num_classes)
         return take_part(x, cluster), take_part(y, cluster)
 
-    batches = tf.data.Dataset.from_tensor_slices(_to_tensors(images, labels)).batch(batch_size)
+    batches = tf.data.Dataset.range(len(images)).batch(batch_size)
     return batches.map(make_batch).prefetch(1).with_options(without_autotune())
 
 
@@ -161,13 +163,12 @@ def _schedule(num_images: int, is_easy: np.ndarray | None, seed: int) -> tuple[n
     return period, first_seen
 
 
-def _to_tensors(images: np.ndarray, labels: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-    return tf.constant(with_channels(images)), tf.constant(labels.astype(np.int32))
-
-
-def _scale(images: tf.Tensor) -> tf.Tensor:
-    """Does what `stages.lib.network.pixels.to_network_input` does, batch by batch, for the sake of memory."""
-    return tf.cast(images, tf.float32) / 255
+def _read(images: Rows, indices: tf.Tensor) -> tf.Tensor:
+    """Reads images, from disk where they are there, as the input of a network: float32 in [0, 1]."""
+    x = tf.numpy_function(lambda places: with_channels(np.asarray(images[places])), [indices], tf.uint8)
+    size, channels = images.shape[1], images.shape[3] if images.ndim == 4 else 1
+    # In the graph, as `stages.lib.network.pixels.scale_pixels` does: there it is done beside the training.
+    return tf.cast(tf.ensure_shape(x, (None, size, size, channels)), tf.float32) / 255
 
 
 def without_autotune() -> tf.data.Options:

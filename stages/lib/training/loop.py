@@ -13,6 +13,7 @@ from stages.lib.network.keras2 import keras, tf
 from stages.lib.network.model import build_model
 from stages.lib.params.sections import TrainParams
 from stages.lib.storage.files import write_csv
+from stages.lib.storage.selected import Rows
 from stages.lib.training.batches import count_seen, count_steps, training_batches, validation_batches
 from stages.lib.training.checkpoint import Checkpoint
 from stages.lib.training.cluster import ALONE, Cluster
@@ -122,10 +123,10 @@ def build_compiled_model(
 def fit_model(
     build: Callable[[Callable[[], tf.Tensor]], keras.Model],
     recipe: Recipe,
-    train_set: tuple[np.ndarray, np.ndarray],
+    train_set: tuple[Rows, np.ndarray],
     checkpoint: Checkpoint,
     callbacks: Sequence[keras.callbacks.Callback],
-    val_set: tuple[np.ndarray, np.ndarray] | None = None,
+    val_set: tuple[Rows, np.ndarray] | None = None,
     cluster: Cluster = ALONE,
     is_easy: np.ndarray | None = None,
 ) -> keras.Model:
@@ -193,8 +194,8 @@ def fit_model(
 def train_model(
     layers: Sequence[Layer],
     recipe: Recipe,
-    train_set: tuple[np.ndarray, np.ndarray],
-    val_set: tuple[np.ndarray, np.ndarray],
+    train_set: tuple[Rows, np.ndarray],
+    val_set: tuple[Rows, np.ndarray],
     history_path: Path,
     checkpoint: Checkpoint,
     cluster: Cluster = ALONE,

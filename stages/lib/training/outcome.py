@@ -13,14 +13,14 @@ import numpy as np
 from stages.lib.network.keras2 import keras
 from stages.lib.network.metrics import compute_cross_entropy_loss, compute_probabilities, measure_labels
 from stages.lib.network.model import predict_logits, write_model
-from stages.lib.network.pixels import to_network_input
 from stages.lib.storage.files import write_arrays, write_csv, write_json
+from stages.lib.storage.selected import Rows
 from stages.lib.training.checkpoint import PACKAGES
 from stages.lib.training.precision import read_settings
 
 
 def write_trained(
-    folder: Path, model: keras.Model, rows: Sequence[Mapping[str, Any]], val_set: tuple[np.ndarray, np.ndarray]
+    folder: Path, model: keras.Model, rows: Sequence[Mapping[str, Any]], val_set: tuple[Rows, np.ndarray]
 ) -> dict[str, float]:
     """Writes model.h5, history.csv, probabilities.npz and metrics.json of a float32 model, and returns the last.
 
@@ -31,7 +31,7 @@ def write_trained(
         val_set: (N, size, size) or (N, size, size, 3) uint8 validation images and (N,) labels.
     """
     images, labels = val_set
-    logits = predict_logits(model, to_network_input(images))
+    logits = predict_logits(model, images)
     probabilities = compute_probabilities(logits)
     measured = measure_labels(labels, logits.argmax(axis=1), logits.shape[1])
     metrics = {f"val_{name}": value for name, value in measured.items()}
