@@ -358,7 +358,7 @@ def test_it_keeps_every_comment_and_all_other_values(repository: Path) -> None:
     assert {line for line in before if line.strip().startswith("#") or not line} <= set(after)
     assert set(changed) <= {
         *("name", "source", "image_size_px", "channels", "fit", "background", "class_names", "files", "keep_fraction"),
-        *("epochs", "batch_size", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+        *("epochs", "batch_size", "models", "augmentations", "train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
         *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
     }
     assert len(after) == len(before) - 4
@@ -381,6 +381,22 @@ def test_small_sets_get_small_batches_and_enough_updates(
     assert params.finish.epochs > params.train.epochs
     assert params.study.keep_fraction == 1
     assert f"batches of {batch_size} in {params.train.epochs} epochs are {updates}" in printed
+
+
+@pytest.mark.parametrize(
+    ("size_px", "axes", "suited"), [(8, (), "third"), (28, (3,), "seventh"), (32, (), "seventh"), (28, (1,), "third")]
+)
+def test_the_first_grid_has_a_model_that_suits_the_pictures(
+    repository: Path, size_px: int, axes: tuple[int, ...], suited: str
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, size_px, size_px, *axes), np.uint8)
+    (repository / "set").mkdir()
+    np.savez(repository / "set/all.npz", images=images, labels=np.arange(30) % 3)
+
+    begin("set")
+
+    study = load_params(repository / "params.yaml").study
+    assert (study.models, study.augmentations) == (("first", suited), ("none", "mild", "flip"))
 
 
 def test_changes_that_are_not_committed_are_not_written_over(repository: Path) -> None:

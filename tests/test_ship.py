@@ -278,7 +278,7 @@ def test_the_metric_of_params_decides_among_the_files_within_the_budget(metric: 
     assert reason == (
         f"fair in int8 has the best {name} of the 2 of 3 int8 files that take at most 100 bytes of flash: it has "
         f"80.00 % on validation images, and takes 30 bytes of flash. large would be 10.00 points of {name} better, but "
-        "takes 3,010 bytes of flash, more than max_flash_bytes."
+        "takes 3,010 bytes of flash, more than ship.max_flash_bytes."
     )
 
 

@@ -10,7 +10,8 @@ Reads:
 Prints what it found: the form, classes and numbers of pictures, sizes, formats, colours, what is light on what, exact
 copies, and all that cannot be used; then what it wrote and why, and what to run next.
 
-Writes, in params.yaml, whose comments it keeps: the section `dataset`, and how long is trained on so many pictures.
+Writes, in params.yaml, whose comments it keeps: the section `dataset`, a small grid of candidates for a first look, and
+how long is trained on so many pictures.
 """
 
 import argparse
@@ -52,6 +53,9 @@ SIZES_PX = (28, 32, 48, 64, MAX_SIZE_PX)
 
 THUMB_PX = 32  # on a side: of what the border is measured
 ENOUGH_PX = 4 * MAX_SIZE_PX  # on a side, to tell sizes apart that matter
+
+LEAST_COLOURED = 0.05
+"""Share of the pictures: where fewer are in colour, inputs are grey."""
 
 BATCH_SIZES = ((2_000, 32), (10_000, 64), (30_000, 128))
 """Up to so many training images, so many in a batch. Small batches are more updates for the same time."""
@@ -111,9 +115,28 @@ def choose_size(sizes: Sequence[tuple[int, int]]) -> int:
     return max((size for size in SIZES_PX if size <= typical), default=SIZES_PX[0])
 
 
+def tell_colour(found: Findings) -> bool:
+    """Tells whether inputs are to be in colour: not where few pictures are, which that would tell from the others."""
+    return found.num_colour > LEAST_COLOURED * len(found.entries)
+
+
 def choose_background(found: Findings) -> int:
     """Chooses the grey level that is added around pictures: black or white, as their border is; white if unknown."""
     return 0 if found.thumbs and measure_border(np.stack(found.thumbs)) < 128 else 255
+
+
+def choose_grid(image_size_px: int, channels: int, params: Params) -> dict[str, Any]:
+    """Chooses a small grid for a first look: a simple network and one that suits such images, under three regimes.
+
+    Returns:
+        By dotted key; no key of which params.yaml has none of the names any more.
+    """
+    suited = "third" if image_size_px <= SIZES_PX[0] and channels == 1 else "seventh"
+    grid = {
+        "study.models": [name for name in ("first", suited) if name in params.models],
+        "study.augmentations": [name for name in ("none", "mild", "flip") if name in params.augmentations],
+    }
+    return {key: names for key, names in grid.items() if names}
 
 
 def choose_training(num_images: int, params: Params) -> dict[str, Any]:
@@ -188,11 +211,9 @@ def describe(source: Source, found: Findings, class_names: Sequence[str]) -> lis
     if source.stored is None:
         formats = Counter(Path(entry.file).suffix.lower() or "no suffix" for entry in found.entries)
         lines.append("files: " + ", ".join(f"{count:,} {suffix}" for suffix, count in formats.most_common()))
-    lines.append(
-        f"colours: {found.num_colour:,} in colour; {found.num_transparent:,} transparent"
-        if found.num_colour
-        else f"colours: all grey; {found.num_transparent:,} transparent"
-    )
+    colours = f"{found.num_colour:,} in colour" if found.num_colour else "all grey"
+    grey = ", which are turned grey" if found.num_colour and not tell_colour(found) else ""
+    lines.append(f"colours: {colours}{grey}; {found.num_transparent:,} transparent")
     polarity = tell_polarity(measure_border(np.stack(found.thumbs))) if found.thumbs else "unknown: all transparent"
     lines.append(f"levels: {found.levels[0]} to {found.levels[1]} of 0 to 255; {polarity}")
     lines.append(describe_copies(found))
@@ -230,17 +251,20 @@ def list_changes(
     source: Source, found: Findings, class_names: Sequence[str], folder: str, params: Params
 ) -> dict[str, Any]:
     """Lists what params.yaml has to say, by dotted key."""
-    is_coloured = found.num_colour > 0 and source.kind != "idx"
+    channels = 3 if tell_colour(found) else 1
+    image_size_px = found.sizes[0][0] if source.kind == "idx" else choose_size(found.sizes)
     return {
         "dataset.name": Path(folder).resolve().name,
         "dataset.source": folder,
-        "dataset.channels": 3 if is_coloured else 1,
-        "dataset.image_size_px": found.sizes[0][0] if source.kind == "idx" else choose_size(found.sizes),
+        "dataset.channels": channels,
+        "dataset.image_size_px": image_size_px,
         "dataset.fit": "pad",
         "dataset.background": choose_background(found),
         "dataset.class_names": list(class_names),
         "dataset.files": None,
-    } | choose_training(estimate_training(found, params), params)
+        **choose_grid(image_size_px, channels, params),
+        **choose_training(estimate_training(found, params), params),
+    }
 
 
 def edit_params(text: str, changes: Mapping[str, Any]) -> str:
