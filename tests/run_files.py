@@ -111,9 +111,9 @@ def write_exported(source: str, name: str, accuracy: float, gzip_size: int) -> N
         write_bytes(Path(f"data/export/{source}/{name}/{precision}.tflite"), f"{name} in {precision}".encode())
         metrics[f"{precision}_val_accuracy"] = round(accuracy - loss, 4)
         metrics[f"{precision}_test_accuracy"] = round(accuracy - loss - 0.01, 4)
-        for name, less in (("balanced_accuracy", 0.02), ("macro_f1", 0.03)):
-            metrics[f"{precision}_val_{name}"] = round(accuracy - loss - less, 4)
-            metrics[f"{precision}_test_{name}"] = round(accuracy - loss - less - 0.01, 4)
+        for score, less in (("balanced_accuracy", 0.02), ("macro_f1", 0.03)):
+            metrics[f"{precision}_val_{score}"] = round(accuracy - loss - less, 4)
+            metrics[f"{precision}_test_{score}"] = round(accuracy - loss - less - 0.01, 4)
         metrics[f"{precision}_size_bytes"] = 2 * size
         metrics[f"{precision}_gzip_size_bytes"] = size
     write_json(Path(f"data/export/{source}/{name}/metrics.json"), metrics)

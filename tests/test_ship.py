@@ -280,7 +280,7 @@ def test_the_metric_of_params_decides_among_the_files_within_the_budget(metric: 
     assert reason == (
         f"fair in int8 has the best {name} of the 2 of 3 int8 files that take at most 100 bytes of flash: it has "
         f"80.00 % on validation images, and takes 30 bytes of flash. large would be 10.00 points of {name} better, but "
-        "takes 3,010 bytes of flash, more than max_flash_bytes."
+        "takes 3,010 bytes of flash, more than ship.max_flash_bytes."
     )
 
 
@@ -366,7 +366,8 @@ def test_the_card_tells_of_the_training_that_the_file_was_made_by(
     write_rows(Path("data/frontier/comparisons.csv"), Comparison, [compared])
 
     params = replace(PARAMS, train=train, finish=finish, prune=prune)
-    write_card(file, {"name": shipped.name}, {}, CHOICE, params)
+    data = {"dataset": "letters", "class_names": CLASS_NAMES, "image_size_px": 2, "channels": 1, "fit": "pad"}
+    write_card(file, {"name": shipped.name, **data, **dict.fromkeys(CLASS_SCORES, 0.5)}, {}, CHOICE, params)
 
     assert (told["epochs"], told["trained"]) == (epochs, trained)
 
@@ -423,7 +424,8 @@ def test_of_pictures_that_are_no_garments_the_description_promises_nothing_light
     card = (folder / "data/ship/model_card.md").read_text()
     assert "light on black" not in card
     assert (
-        "laid on a grey of 3 of 255 where it is transparent, turned grey, and cut to the square in its middle" in card
+        "laid on a background of 3 of 255 where it is transparent, turned grey, and cut to the square in its middle"
+        in card
     )
 
 
