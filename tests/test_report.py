@@ -177,7 +177,7 @@ def test_page_card_and_tables_of_other_data_have_no_word_of_the_studys(copy: Pat
     names = [f"flower {letter}" for letter in "ABCDEFGHIJ"]
     dataset = {"name": "flowers", "source": "../flowers", "files": None, "class_names": names}
     edit_params(copy, dataset=dataset | {"channels": 3, "fit": "crop"}, ship={"metric": "macro_f1"})
-    for stage in ("frontier", "ship", "compare", "report"):
+    for stage in ("frontier", "ship", "verify", "compare", "report"):
         run(copy, sys.executable, "-m", f"stages.{stage}")
 
     page = re.sub('src="data:[^"]*"', "", (copy / "data/report/index.html").read_text())
