@@ -9,7 +9,8 @@ Reads:
     data/recorded_times.json: what stages and trainings took; data/timing/ for what it does not know.
 
 Writes, in data/compare/:
-    metrics.json: the chosen candidate, the finished model, its pruned versions and the shipped file.
+    metrics.json: the chosen candidate, the finished model, its pruned versions and the shipped file; balanced accuracy
+    and macro-F1 of all but the pruned ones.
     test_accuracy.json: test accuracy of every candidate.
     candidates.csv: every candidate with accuracy, cost and training time.
     comparison.png, distortions.png: accuracy against MACs, and accuracy under each augmentation's distortion.
@@ -43,9 +44,12 @@ from stages.lib.figures.draw import write_png
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import PruneParams, ShrinkParams, StudyParams
 from stages.lib.results.chance import add_intervals, compute_interval
+from stages.lib.results.published import is_of_study
 from stages.lib.results.rows import (
+    CLASS_SCORES,
     DEVICE_COSTS,
     MEASURED,
+    TESTED,
     UNDER,
     Candidate,
     KernelZeros,
@@ -96,9 +100,13 @@ def describe_candidate(candidate: Candidate, times: Times) -> dict[str, Any]:
         "seeds": candidate.seeds,
         "val_accuracy": candidate.val_accuracy,
         "val_accuracy_sd": candidate.val_accuracy_sd,
+        "val_balanced_accuracy": candidate.val_balanced_accuracy,
+        "val_macro_f1": candidate.val_macro_f1,
         "val_loss": candidate.val_loss,
         "test_accuracy": evaluation.test_accuracy,
         "test_accuracy_sd": evaluation.test_accuracy_sd,
+        "test_balanced_accuracy": evaluation.test_balanced_accuracy,
+        "test_macro_f1": evaluation.test_macro_f1,
         "test_loss": evaluation.test_loss,
         "calibration_error": evaluation.calibration_error,
         **{f"{UNDER}{name}": accuracy for name, accuracy in evaluation.under.items()},
@@ -153,12 +161,11 @@ def summarize(
         shrunk: its shrunk versions.
         shipped: the content of data/ship/model.json, which knows how many images there are.
     """
-    of_candidate = ("val_accuracy", "test_accuracy", "test_loss", "calibration_error")
-    names = (*of_candidate, "macs", "parameters", "receptive_field_px")
+    names = ("val_accuracy", *TESTED, "macs", "parameters", "receptive_field_px")
     summary = {"chosen": f"{chosen['model']}-{chosen['augmentation']}"} | {name: chosen[name] for name in names}
     summary |= {f"finished_{name}": value for name, value in finished.items()}
     summary["shipped"] = f"{shipped['name']}, {shipped['precision']}"
-    summary |= {f"shipped_{name}": shipped[name] for name in MEASURED}
+    summary |= {f"shipped_{name}": shipped[name] for name in (*MEASURED, *CLASS_SCORES)}
     summary |= {f"shipped_{column}": shipped["device"][name] for column, name in DEVICE_COSTS.items()}
     for model in pruned:
         summary[f"pruned_{model.way}_{model.target}_test_accuracy"] = model.test_accuracy
@@ -190,10 +197,11 @@ def draw_candidates(
     write_png(OUTPUT / "layers.png", "layers", layers, f"Cost of each layer of {chosen['model']}")
 
 
-def draw_files(shipped: Mapping[str, Any]) -> None:
+def draw_files(shipped: Mapping[str, Any], is_beside_study: bool) -> None:
     """Draws every file against its cost in bytes, arithmetic and time, and marks the one that `shipped` describes.
 
-    Writes the rows of all but the last as files.csv too.
+    Writes the rows of all but the last as files.csv too. `is_beside_study` tells whether published results are among
+    them.
     """
     files, timed = (mark_shipped(read_csv(DATA / f"frontier/{name}.csv"), shipped) for name in ("frontier", "latency"))
     write_csv(OUTPUT / "files.csv", files)
@@ -206,7 +214,7 @@ def draw_files(shipped: Mapping[str, Any]) -> None:
             files,
             "bytes",
             "gzip_size_bytes",
-            "kB, gzipped (published: kB at 4 bytes a parameter)",
+            f"kB, gzipped{' (published: kB at 4 bytes a parameter)' if is_beside_study else ''}",
         ),
         ("macs", "frontier", files, "arithmetic", "macs", "million MACs an image, zeros included"),
         ("latency", "frontier", timed, f"time: {cpu}", "median_ms", "median ms an image, one thread"),
@@ -282,6 +290,7 @@ def main() -> None:
     params, choice = load_params(reads=READS), read_json(DATA / "select_model/choice.json")
     study, prune, shrink, seed = params.study, params.prune, params.shrink, params.study.seeds[0]
     shipped, variant = read_json(DATA / "ship/model.json"), name_finished(seed)
+    is_beside_study = is_of_study(shipped["dataset"], shipped["class_names"])
     times = read_times(list_items(study, prune, shrink))
     candidates = {candidate.key: candidate for candidate in read_candidates(study)}
     described = {name: describe_candidate(candidate, times) for name, candidate in candidates.items()}
@@ -291,8 +300,7 @@ def main() -> None:
     shrunk = [read_version(one, finished) for one in list_variants("shrink", shrink.filters, shrink.macs_shares, seed)]
 
     worth = asdict(read_evaluation([variant]))
-    tested_finished = {name: worth[name] for name in ("test_accuracy", "test_loss", "calibration_error")}
-    of_finished = {"val_accuracy": finished.val_accuracy, **tested_finished}
+    of_finished = {"val_accuracy": finished.val_accuracy, **{name: worth[name] for name in TESTED}}
     write_json(OUTPUT / "metrics.json", summarize(chosen, of_finished, pruned, shrunk, shipped))
     measured = {name: add_intervals(row, num_images) for name, row in described.items()}
     ends = ("", "_low", "_high")
@@ -301,7 +309,7 @@ def main() -> None:
     write_csv(OUTPUT / "candidates.csv", list(measured.values()))
     write_csv(OUTPUT / "seeds.csv", list_seeds(study, prune, shrink))
     draw_candidates(rows, chosen, num_images)
-    draw_files(shipped)
+    draw_files(shipped, is_beside_study)
     write_csv(OUTPUT / "curves.csv", read_curves(list(candidates.values()), num_images["val"]))
     labels, predicted = read_arrays(find_evaluated(variant) / "predictions.npz", "labels", "as_they_are")
     write_csv(OUTPUT / "confusion.csv", count_confusion(labels, predicted, shipped["class_names"]))
@@ -314,9 +322,9 @@ def main() -> None:
     write_json(OUTPUT / "environment.json", environment)
     write_rows(OUTPUT / "timing.csv", StageTime, stages)
     sentences = format_environment(environment, stages, seed) if environment else f"Seed {seed}.\n"
-    headline = format_headline(key, finished, shipped)
+    headline = format_headline(key, finished, shipped, is_beside_study)
     write_bytes(OUTPUT / "headline.md", f"{headline}\n{sentences}".encode())
-    write_bytes(OUTPUT / "grid.md", format_grid(rows, num_images).encode())
+    write_bytes(OUTPUT / "grid.md", format_grid(rows, num_images, is_beside_study).encode())
     print(f"{OUTPUT}: the finished model has a test accuracy of {finished.test_accuracy:.4f}")
 
 

@@ -9,7 +9,8 @@ Reads:
     data/recorded_times.json: how long the exported files take; data/timing/ for files that it does not know.
 
 Writes, in data/frontier/:
-    frontier.csv: a row a model file, and a row a published model of others, which is never on a front.
+    frontier.csv: a row a model file, and, where the data are those of the study, a row a published model of others,
+    which is never on a front.
     latency.csv: the files whose times are known.   c_latency.csv: those whose C has known times.
     comparisons.csv: which candidates and files differ on the test images, a paired test a row.
     frontier.md: a table of the README.   shrinking.md: another, MACs by layer before and after shrinking, and times.
@@ -27,7 +28,13 @@ from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
 from stages.lib.results.comparisons import Comparison, compare_candidates, compare_files, compare_trainings
 from stages.lib.results.pareto import find_front
-from stages.lib.results.published import FLOAT32_BYTES, LEADERBOARD, LEADERBOARD_SOURCE, STUDY_TEST_ACCURACY
+from stages.lib.results.published import (
+    FLOAT32_BYTES,
+    LEADERBOARD,
+    LEADERBOARD_SOURCE,
+    STUDY_TEST_ACCURACY,
+    is_of_study,
+)
 from stages.lib.results.rows import (
     PRECISIONS,
     LayerMacs,
@@ -38,6 +45,7 @@ from stages.lib.results.rows import (
     find_chosen,
     list_variants,
     read_candidates,
+    read_class_scores,
     read_cost,
     read_dense,
     read_device_costs,
@@ -54,6 +62,8 @@ from stages.lib.storage.files import read_json, write_bytes
 from stages.lib.storage.variant import name_finished
 
 READS = (
+    "dataset.name",
+    "dataset.class_names",
     "study",
     "augmentations",
     "prune.rankings",
@@ -82,25 +92,25 @@ def list_files(params: Params, choice: Mapping[str, Any]) -> list[ModelFile]:
     return [*dense, finished] + [file for model in exported for file in read_exported(model)]
 
 
-def rank(files: Sequence[ModelFile], device_costs: Sequence[Mapping[str, int | None]]) -> list[RankedFile]:
+def rank(files: Sequence[ModelFile], measured: Sequence[Mapping[str, Any]]) -> list[RankedFile]:
     """Tells of each file whether it is on the front of each cost, by validation accuracy.
 
     Args:
         files: all of ours.
-        device_costs: of each, as `read_device_costs` gives them.
+        measured: what else is known of each, as `read_class_scores` and `read_device_costs` give it together.
     """
     costs: dict[str, list[int | None]] = {
         "size": [file.gzip_size_bytes for file in files],
         "macs": [file.macs for file in files],
-        "flash": [cost["flash_bytes"] for cost in device_costs],
-        "ram": [cost["ram_bytes"] for cost in device_costs],
-        "instructions": [cost["instructions"] for cost in device_costs],
+        "flash": [known["flash_bytes"] for known in measured],
+        "ram": [known["ram_bytes"] for known in measured],
+        "instructions": [known["instructions"] for known in measured],
     }
     accuracies = [file.val_accuracy for file in files]
     fronts = {f"is_on_{name}_front": find_front(column, accuracies) for name, column in costs.items()}
     return [
-        RankedFile(**{**asdict(file), **cost, **{name: front[place] for name, front in fronts.items()}})
-        for place, (file, cost) in enumerate(zip(files, device_costs, strict=True))
+        RankedFile(**{**asdict(file), **known, **{name: front[place] for name, front in fronts.items()}})
+        for place, (file, known) in enumerate(zip(files, measured, strict=True))
     ]
 
 
@@ -221,12 +231,14 @@ def main() -> None:
     study, shrink = params.study, params.shrink
     seed, way = study.seeds[0], shrink.filters[0]
     files = list_files(params, choice)
-    ranked = rank(files, [read_device_costs(file) for file in files])
+    ranked = rank(files, [read_class_scores(file) | read_device_costs(file) for file in files])
     times = read_times(())
     timed = list_timed(files, times)
     finished = name_finished(seed)
     num_images = count_images(finished)
-    write_frontier(OUTPUT / "frontier.csv", ranked, list_published(study.models), num_images)
+    has_others = is_of_study(params.dataset.name, params.dataset.class_names)
+    others = list_published(study.models) if has_others else []
+    write_frontier(OUTPUT / "frontier.csv", ranked, others, num_images)
     write_rows(OUTPUT / "latency.csv", TimedFile, timed, num_images)
     timed_c = list_timed_c(ranked, times)
     write_rows(OUTPUT / "c_latency.csv", TimedC, timed_c)

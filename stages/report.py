@@ -1,7 +1,8 @@
 """What came out, on one page? Answers the study's questions from the pipeline's files, with charts, for a browser.
 
 Reads:
-    params.yaml: seed, which models and augmentations belong to the run, and how long each sparsity was fine-tuned.
+    params.yaml: seed, which models and augmentations belong to the run, how long each sparsity was fine-tuned, and by
+    which metrics was chosen.
     data/select_model/choice.json, reason.txt, comparison.csv; of data/audit/ metrics.json and two pictures; of
     data/ship/ model.json, coverage.csv, ood.csv and ood.json; of data/verify/ metrics.json; of data/deploy/ what the
     finished model costs; of data/frontier/ c_latency.csv, comparisons.csv, frontier.csv, latency.csv; of data/compare/
@@ -26,6 +27,7 @@ from stages.lib.report import answers, tables
 from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Times
 from stages.lib.report.embed import embed_chart, embed_picture
 from stages.lib.report.render import render
+from stages.lib.report.wording import Wording, describe_data
 from stages.lib.results.comparisons import Comparison, find_baseline
 from stages.lib.results.published import STUDY_CHOICE, STUDY_TEST_ACCURACY
 from stages.lib.results.rows import (
@@ -60,6 +62,8 @@ READS = (
     "train.epochs",
     "prune.sparsities",
     "prune.epochs",
+    "select_model.metric",
+    "ship.metric",
 )
 OUTPUT = Path("data/report")
 
@@ -73,6 +77,8 @@ class Findings:
     keep_fraction: float  # of the training images that a candidate sees
     prune_epochs: Mapping[float, int]  # of fine-tuning, by sparsity
     baseline: str | None  # the augmentation that changes no image; None if each of the run does
+    metric: str  # that chose a candidate
+    ship_metric: str  # that chose the shipped file
     choice: Mapping[str, Any]  # data/select_model/choice.json
     reason: str  # of that choice
     shipped: Mapping[str, Any]  # data/ship/model.json
@@ -137,8 +143,13 @@ class Findings:
 
     @property
     def published(self) -> float | None:
-        """Returns the test accuracy that the study published for its choice, if this run has a model of that name."""
-        return STUDY_TEST_ACCURACY[STUDY_CHOICE] if STUDY_CHOICE[0] in self.costs else None
+        """Returns the test accuracy that the study published for its choice, if a run has its data and that model."""
+        return STUDY_TEST_ACCURACY[STUDY_CHOICE] if self.words.is_of_study and STUDY_CHOICE[0] in self.costs else None
+
+    @property
+    def words(self) -> Wording:
+        """Returns how sentences speak of the data."""
+        return describe_data(self.shipped)
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,7 @@ SECTIONS = (
         key="choice",
         question="Which model was chosen, and why?",
         answer=lambda found: answers.answer_choice(
-            found.chosen, found.reason, found.pruned[0], found.comparisons, found.num_images
+            found.chosen, found.reason, found.pruned[0], found.comparisons, found.num_images, found.metric
         ),
     ),
     Section(
@@ -245,15 +256,19 @@ SECTIONS = (
 )
 
 
-def read_measured() -> list[MeasuredCandidate]:
-    """Reads every candidate of the run, model by model, with its accuracies on test images and its training time."""
+def read_measured(published: Mapping[tuple[str, str], float]) -> list[MeasuredCandidate]:
+    """Reads every candidate of the run, model by model, with its accuracies on test images and its training time.
+
+    `published` are accuracies that stand beside these, by model and augmentation.
+    """
     candidates = {one.key: one for one in read_rows(DATA / "select_model/comparison.csv", Candidate)}
     measured = []
     for row in read_csv(DATA / "compare/candidates.csv"):  # comparison.csv has the best first, this is model by model
         candidate = candidates[f"{row['model']}-{row['augmentation']}"]
         seconds = float(row["training_seconds"]) if row["training_seconds"] else None
         tested = vars(read_evaluation(candidate.variants))
-        measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds))
+        beside = published.get((candidate.model, candidate.augmentation))
+        measured.append(MeasuredCandidate(**vars(candidate), **tested, training_seconds=seconds, published=beside))
     return measured
 
 
@@ -282,16 +297,19 @@ def read_findings(params: Params) -> Findings:
     shrunk = read_rows(DATA / "compare/shrinking.csv", ModelFile)
     timed = read_rows(DATA / "frontier/latency.csv", TimedFile)
     files, published_models = read_frontier(DATA / "frontier/frontier.csv")
+    shipped = read_json(DATA / "ship/model.json")
     return Findings(
         seeds=params.study.seeds,
         epochs=params.train.epochs,
         keep_fraction=params.study.keep_fraction,
         prune_epochs=dict(zip(params.prune.sparsities, params.prune.epochs, strict=True)),
         baseline=find_baseline(params.augmentations, params.study.augmentations),
+        metric=params.select_model.metric,
+        ship_metric=params.ship.metric,
         choice=choice,
         reason=(DATA / "select_model/reason.txt").read_text().strip(),
-        shipped=read_json(DATA / "ship/model.json"),
-        candidates=read_measured(),
+        shipped=shipped,
+        candidates=read_measured(STUDY_TEST_ACCURACY if describe_data(shipped).is_of_study else {}),
         costs={model: read_cost(model) for model in models},
         layers={model: read_rows(DATA / "complexity" / model / "layers.csv", Layer) for model in models},
         evaluated=evaluated,
@@ -325,7 +343,7 @@ def answer_all(found: Findings) -> dict[str, str]:
     """Answers what ships, then each question of the page."""
     shipped = found.shipped
     compared = answers.find_comparison_with_dense(found.comparisons, shipped["name"], shipped["source"])
-    ships = answers.answer_shipped(shipped, found.published, compared)
+    ships = answers.answer_shipped(shipped, found.published, compared, found.ship_metric)
     return {"ships": ships} | {section.question: section.answer(found) for section in SECTIONS}
 
 
@@ -335,7 +353,8 @@ def write_page(found: Findings, answered: Mapping[str, str]) -> str:
         "page.html",
         found=found,
         answers=answered,
-        purpose=answers.tell_purpose(found.shipped),
+        words=found.words,
+        purpose=answers.tell_purpose(found.shipped["class_names"], found.words),
         sections=SECTIONS,
         time=answers.tell_shipped_time(found.shipped_ms, found.dense_ms),
         tables=tables,

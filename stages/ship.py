@@ -41,14 +41,15 @@ from stages.lib.litert.runtime import predict_logits, quantize, read_interpreter
 from stages.lib.network import metrics
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import DatasetParams, Params, PruneParams, ShipParams
-from stages.lib.report.answers import find_comparison_with_dense, join, tell_comparison
+from stages.lib.report.answers import METRICS, find_comparison_with_dense, join, tell_class_scores, tell_comparison
 from stages.lib.report.render import render
 from stages.lib.report.tables import list_versions
+from stages.lib.report.wording import describe_data
 from stages.lib.results.chance import add_intervals, describe_share
 from stages.lib.results.comparisons import Comparison
 from stages.lib.results.confidence import choose_min_confidence, fit_temperature, list_coverage
 from stages.lib.results.ood import list_bins, measure_separation
-from stages.lib.results.rows import RankedFile, count_val_images, read_deployed, read_frontier, read_rows
+from stages.lib.results.rows import CLASS_SCORES, RankedFile, count_val_images, read_deployed, read_frontier, read_rows
 from stages.lib.results.tables import format_accuracy
 from stages.lib.results.times import read_times
 from stages.lib.running.runner import run_stage
@@ -89,7 +90,6 @@ UNITS = {
     "max_instructions": "instructions an image",
     "max_size_bytes": "bytes as a .tflite file",
 }  # the limits of params.yaml: each is of the column of that name without max_
-MEANING = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}  # of `ship.metric`, but for accuracy
 NUM_CONFUSED = 3  # pairs of classes that the card names
 
 
@@ -152,11 +152,9 @@ def tell_excess(file: RankedFile, limits: ShipParams) -> str:
     return "takes " + join([f"{cost.value:,} {cost.unit}, more than ship.{cost.key}" for cost in beyond])
 
 
-def read_scores(files: Sequence[RankedFile], metric: str) -> dict[str, float]:
-    """Reads what int8 files have of a metric, on validation images, by their names."""
-    if metric == "accuracy":
-        return {file.name: file.val_accuracy for file in files}
-    return {file.name: read_json(file.variant.exported / "metrics.json")[f"int8_val_{metric}"] for file in files}
+def list_scores(files: Sequence[RankedFile], metric: str) -> dict[str, float]:
+    """Lists what int8 files have of a metric, on validation images, by their names."""
+    return {file.name: float(getattr(file, f"val_{metric}")) for file in files}
 
 
 def select_file(within: Sequence[RankedFile], scores: Mapping[str, float]) -> RankedFile:
@@ -193,7 +191,7 @@ def explain(
         best, points = "is the most accurate", "points more accurate"
         reached = f"{format_accuracy(score, num_val)} of the validation images right"
     else:
-        best, points = f"has the best {MEANING[limits.metric]}", f"points of {MEANING[limits.metric]} better"
+        best, points = f"has the best {METRICS[limits.metric]}", f"points of {METRICS[limits.metric]} better"
         reached = f"{100 * score:.2f} % on validation images"
     text = f"{shipped.name} in int8 {best} of {of_which}: it has {reached}{taken}."
     better = sorted((file for file in files if scores[file.name] > score), key=lambda file: scores[file.name])
@@ -396,6 +394,7 @@ def describe_model(
         ),
         "num_images": num_images,
         "val_accuracy": shipped.val_accuracy,
+        **{name: getattr(shipped, name) for name in CLASS_SCORES},
         **{name: value for name, value in measured.items() if name not in ("input", "output", "coverage")},
     }
     return add_intervals(described, num_images)
@@ -423,6 +422,8 @@ def write_card(
     return render(
         "card.md",
         model=model,
+        words=describe_data(model),
+        class_scores=tell_class_scores(model),
         ood=ood,
         variant=variant,
         network=variant.way if is_candidate else choice["model"],
@@ -444,7 +445,7 @@ def main() -> None:
     params = load_params(reads=READS)
     limits, files, num_val = params.ship, read_files(), count_val_images()
     within = list_files_within(files, limits)
-    scores = read_scores(files, limits.metric)
+    scores = list_scores(files, limits.metric)
     shipped = select_file(within, scores)
     reason = explain(shipped, within, files, limits, num_val, scores)
     measured = run_file(shipped.path, params.dataset, params.evaluate.calibration_bins, params.ship.answered_accuracy)

@@ -30,9 +30,11 @@ from stages.lib.report.answers import (
     tell_device_time,
     tell_lightest,
     tell_pruned_times,
+    tell_purpose,
     tell_shipped_time,
     tell_shrunk_times,
 )
+from stages.lib.report.wording import describe_data
 from stages.lib.results.comparisons import (
     AUGMENTATION,
     BETTER,
@@ -45,7 +47,8 @@ from stages.lib.results.comparisons import (
     WORSE,
     Comparison,
 )
-from stages.lib.results.rows import ModelFile, PublishedModel, RankedFile
+from stages.lib.results.published import CLASS_NAMES
+from stages.lib.results.rows import CLASS_SCORES, ModelFile, PublishedModel, RankedFile
 from stages.lib.results.times import TimedC, TimedFile
 
 IMAGES = {"val": 1_000, "test": 10_000}
@@ -66,10 +69,13 @@ def candidate(model: str, augmentation: str, test: float, px: int = 10, **under:
         receptive_field_px=px,
         test_accuracy=test,
         test_accuracy_sd=None,
+        test_balanced_accuracy=test,
+        test_macro_f1=test,
         test_loss=0.0,
         calibration_error=0.0,
         under=under,
         training_seconds=None,
+        published=None,
     )
 
 
@@ -140,6 +146,38 @@ def test_verdict_of_a_test_is_told_with_the_interval(difference: float, verdict:
     assert tell_comparison(compared("f", "a", "b", difference, verdict), "b") == words
 
 
+DATA = {"dataset": "Fashion-MNIST", "class_names": CLASS_NAMES, "image_size_px": 28, "channels": 1, "fit": "garment"}
+
+
+@pytest.mark.parametrize(
+    ("change", "given"),
+    [
+        ({}, "In goes a grey picture of 28 x 28 pixels that shows one thing, light on black. Out comes a probability"),
+        ({"fit": "pad"}, "In goes a grey picture of 28 x 28 pixels. Out comes"),
+        ({"fit": "crop", "channels": 3, "image_size_px": 64}, "In goes a colour picture of 64 x 64 pixels. Out comes"),
+    ],
+)
+def test_what_goes_in_is_told_as_the_data_are(change: dict[str, Any], given: str) -> None:
+    told = tell_purpose(["cat", "dog"], describe_data(DATA | change))
+    assert told.startswith(given)
+    assert told.endswith(" for each of 2 classes: cat and dog.")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, True),
+        ({"fit": "pad"}, True),
+        ({"class_names": list(CLASS_NAMES)}, True),
+        ({"dataset": "flowers"}, False),
+        ({"class_names": ["cat", "dog"]}, False),
+        ({"class_names": CLASS_NAMES[::-1]}, False),
+    ],
+)
+def test_data_are_those_of_the_study_where_name_and_classes_are(change: dict[str, Any], expected: bool) -> None:
+    assert describe_data(DATA | change).is_of_study == expected
+
+
 def test_what_was_left_out_is_not_compared() -> None:
     assert tell_comparison(None, "b") == "not compared with b, because export left out its file in float32"
 
@@ -152,11 +190,16 @@ def test_shipped_file_is_compared_with_what_it_replaces() -> None:
     ]
     rows.insert(0, compared(FILES["shrunk"], "lamp-0.9 int8", "finished", 0.2))
     found = find_comparison_with_dense(rows, "lamp-0.9", "prune")
-    answer = answer_shipped(shipped, 0.8958, found)
+    answer = answer_shipped(shipped, 0.8958, found, "accuracy")
     assert "gets 94.00 % (93.5 to 94.4) of 10,000 test images right: worse than the dense float32 file of the" in answer
     assert "finished model by 0.50 points (0.20 to 0.80). It has" in answer
     assert "It has 4.42 points more than the 89.58 % (89.0 to 90.2) that the study published" in answer
-    assert "study" not in answer_shipped(shipped, None, found)
+    assert "study" not in answer_shipped(shipped, None, found, "accuracy")
+    assert "chosen by" not in answer
+
+    shipped |= {"val_macro_f1": 0.871, "test_macro_f1": 0.86}
+    by_f1 = answer_shipped(shipped, None, found, "macro_f1")
+    assert by_f1.endswith("It was chosen by its macro-F1 on validation images, 87.10 %; on test images it is 86.00 %.")
 
 
 DEVICE = {
@@ -176,7 +219,8 @@ def in_c(name: str, flash: int | None, is_on_front: bool, way: str = "", **chang
     costs = {"executed_macs": 1, "flash_bytes": flash, "ram_bytes": 1, "instructions": 1, "arena_bytes": 1}
     fronts = {f"is_on_{cost}_front": False for cost in ("size", "macs", "ram", "instructions")}
     values = {"name": name, "kind": "dense", "precision": "int8", "format": "tflite", "is_on_flash_front": is_on_front}
-    found: RankedFile = file(way, 0, 0.94, RankedFile, **values | costs | fronts | changes)
+    scores = dict.fromkeys(CLASS_SCORES, 0.9)
+    found: RankedFile = file(way, 0, 0.94, RankedFile, **values | costs | scores | fronts | changes)
     return found
 
 
@@ -271,13 +315,16 @@ def test_choice_tells_how_many_others_do_better_on_test_images_and_what_longer_t
     rows = [compared(CANDIDATES, "b", "a", -0.01), compared(CANDIDATES, "c", "a", 0.01)]
     rows += [compared(CANDIDATES, name, "a", 0.001, UNKNOWN) for name in ("d", "e")]
     rows += [compared("another", "f", "a", 0.1), gain]
-    assert answer_choice(candidate("a", "x", 0.9), "Because.", FINISHED_FILE, rows, IMAGES) == (
+    assert answer_choice(candidate("a", "x", 0.9), "Because.", FINISHED_FILE, rows, IMAGES, "accuracy") == (
         "Because. On the test images, which chose nothing, it has 90.00 % (89.4 to 90.6): of the other 4, 1 does "
         "better and 1 worse; for 2, no difference can be told from 10,000 images. Paired tests on the same images, "
         f"corrected (Holm) within a family of 4. {BECAME}"
     )
-    alone = answer_choice(candidate("a", "x", 0.9), "It is alone.", FINISHED_FILE, [gain], IMAGES)
+    alone = answer_choice(candidate("a", "x", 0.9), "It is alone.", FINISHED_FILE, [gain], IMAGES, "accuracy")
     assert alone == f"It is alone. {BECAME}"
+    balanced = replace(candidate("a", "x", 0.9), test_balanced_accuracy=0.85)
+    by_it = answer_choice(balanced, "It is alone.", FINISHED_FILE, [gain], IMAGES, "balanced_accuracy")
+    assert by_it == f"It is alone. On the test images, its balanced accuracy is 85.00 %. {BECAME}"
 
 
 AUGMENTED = [candidate(model, name, 0.9) for model in ("a", "b") for name in ("plain", "blur", "turn")]
@@ -459,10 +506,13 @@ def test_classes_name_the_worst_and_the_best() -> None:
             {"class": "Shirt", "recall": 0.79, "images": 1000},
         ],
         "most_confused": [{"actual": "Shirt", "predicted": "Bag", "images": 81}],
+        "test_balanced_accuracy": 0.885,
+        "test_macro_f1": 0.884,
     }
     assert answer_classes(shipped) == (
         "The shipped file is worst at Shirt, of which it finds 79.00 % (76.4 to 81.4), and best at Bag with 98.00 % "
-        "(96.9 to 98.7). Most often, in images: Shirt taken for Bag (81)."
+        "(96.9 to 98.7). Over all test images, it has a balanced accuracy, the mean recall of all classes, of 88.50 %, "
+        "and a macro-F1, their mean F1, of 88.40 %. Most often, in images: Shirt taken for Bag (81)."
     )
 
 

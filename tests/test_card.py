@@ -7,8 +7,10 @@ import pytest
 from sections import replace
 
 from stages.lib.params.load import load_params
+from stages.lib.report.answers import tell_class_scores
 from stages.lib.report.render import render
-from stages.lib.results.published import DATASET_PAPER, STUDY
+from stages.lib.report.wording import describe_data
+from stages.lib.results.published import CLASS_NAMES, DATASET_PAPER, STUDY
 from stages.lib.storage.variant import Variant, name_finished
 
 PARAMS = load_params()
@@ -37,11 +39,13 @@ MODEL: dict[str, Any] = {
     "channels": 1,
     "fit": "garment",
     "background": 255,
-    "class_names": ["Shirt", "Bag"],
+    "class_names": list(CLASS_NAMES),
     "use": "import numpy",
     "num_images": {"val": 1_000, "test": 1_100},
     "val_accuracy": 0.9412,
     "test_accuracy": 0.9375,
+    "test_balanced_accuracy": 0.895,
+    "test_macro_f1": 0.8812,
     "mean_confidence": 0.8512,
     "calibration_error": 0.0123,
     "unscaled_calibration_error": 0.0871,
@@ -91,6 +95,8 @@ LAMP = Variant("prune", "lamp", 0.9, 42)
 def write_card(variant: Variant = LAMP, changes: dict[str, Any] | None = None, **values: Any) -> str:
     known = {
         "model": MODEL | {"name": variant.name} | (changes or {}),
+        "words": describe_data(MODEL | (changes or {})),
+        "class_scores": tell_class_scores(MODEL),
         "ood": OOD,
         "variant": variant,
         "network": "third",
@@ -142,7 +148,10 @@ def test_titles_and_paragraphs_are_set_apart_by_one_empty_line(variant: Variant)
 @pytest.mark.parametrize(
     "sentence",
     [
-        "which of 2 classes a grey picture of 28 x 28 pixels shows: Shirt, Bag.",
+        "which of 10 classes a grey picture of 28 x 28 pixels shows: T-shirt/top, Trouser, ",
+        "such as its data hold, light on black, after",
+        "one thing, upright, light on black, centred, 28 x 28 pixels of grey.",
+        "It knows no colours and no scenes.",
         "Why this file: lamp-0.9 in int8 is the smallest.",
         "a probability, and its likeliest is right for 93.75 % (92.1 to 95.0) of 1,100 test images.",
         "```python\nimport numpy\n```",
@@ -150,7 +159,9 @@ def test_titles_and_paragraphs_are_set_apart_by_one_empty_line(variant: Variant)
         f"Fashion-MNIST: {DATASET_PAPER}. Weights come from its training images",
         "on its 1,100 test images",
         f"a published study: {STUDY}.",
-        "93.75 % (92.1 to 95.0) on test images, 94.12 % (92.5 to 95.4) on validation images.",
+        "93.75 % (92.1 to 95.0) on test images, 94.12 % (92.5 to 95.4) on validation images. Where all "
+        "classes count alike, however many images they have: a balanced accuracy, the mean recall of all classes, of "
+        "89.50 %, and a macro-F1, their mean F1, of 88.12 % on test images.",
         "On the same 1,100 test images: worse than it. The test is paired",
         "| class | recall | precision |\n| --- | ---: | ---: |\n| Shirt | 80.00 % (76.6 to 83.0) | "
         "75.00 % (71.5 to 78.2) |\n| Bag | 99.00 % (97.7 to 99.6) | 98.50 % (0.0 to 100.0)",
@@ -277,6 +288,26 @@ def test_times_and_versions_that_are_not_known_are_not_made_up() -> None:
 def test_nothing_is_said_of_fashion_mnist_where_the_data_are_others() -> None:
     card = write_card(changes={"dataset": "letters"})
 
-    assert "letters, whose files `dataset.files` in `params.yaml` names" in card
+    assert "The data are letters, whose place `dataset.source` in `params.yaml` names" in card
     assert re.search("Fashion|Zalando|arXiv|Elgamiel", card) is None
     assert "gets one of its classes" in card
+
+
+@pytest.mark.parametrize(
+    ("channels", "picture", "limits"),
+    [
+        (1, "grey picture of 32 x 32 pixels", "- It knows no colours. In training as in `stages.tools.predict`, a "),
+        (3, "colour picture of 32 x 32 pixels", "- In training as in `stages.tools.predict`, a "),
+    ],
+)
+def test_what_a_card_says_of_its_inputs_is_true_of_them(channels: int, picture: str, limits: str) -> None:
+    others = {"dataset": "pets", "class_names": ["cat", "dog"], "channels": channels, "fit": "pad", "background": 7}
+    card = write_card(changes=others | {"image_size_px": 32})
+
+    assert f"which of 2 classes a {picture} shows: cat, dog." in card
+    assert f"{limits}picture is laid on a background of 7 of 255 where it is transparent, " in card
+    assert ("turned grey, and made square by adding that background" in card) == (channels == 1)
+    assert ("32 x 32 pixels of grey." in card, "32 x 32 pixels in colour." in card) == (channels == 1, channels == 3)
+    assert re.search("light on black|garment|cloth|Fashion|study|28 x 28", card) is None
+    if channels == 3:
+        assert "grey" not in card

@@ -136,7 +136,7 @@ def test_a_chart_draws_every_row_and_tells_it_in_words(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_specification_names_its_data_and_says_what_it_shows(name: str) -> None:
     content = json.loads((CHARTS / f"{name}.json").read_text())
-    assert content["data"] == {"values": "<DVC_METRIC_DATA>"}
+    assert content["data"]["values"] == "<DVC_METRIC_DATA>"
     assert content["title"]["text"] == "<DVC_METRIC_TITLE>"
     assert content["description"].endswith(".")
 
@@ -176,6 +176,16 @@ def test_costs_on_a_device_stand_beside_those_without_c_where_there_are_any(x: s
     assert size in spec
     svg = draw_svg("device", rows, x=x)
     assert (">ST's st_mnist<" in unescape(svg)) == bool(size)
+
+
+@pytest.mark.parametrize("x", ["flash_bytes", "ram_bytes"])
+def test_where_no_result_of_others_stands_st_is_not_named(x: str) -> None:
+    rows, _, _ = CASES["device"]
+    kept = [row for row in rows if row["kind"] != "published"]
+    assert len(kept) < len(rows)
+    shown = [unescape(draw_svg("device", some, "A title", x=x)) for some in (rows, kept)]
+    assert ["Dashed: the size of ST's st_mnist." in svg for svg in shown] == [True, False]
+    assert [">ST's st_mnist<" in svg for svg in shown] == [True, False]
 
 
 def test_the_mark_of_st_is_that_which_the_report_names() -> None:

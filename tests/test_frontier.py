@@ -17,7 +17,15 @@ from stages.frontier import (
     list_timed_c,
     rank,
 )
-from stages.lib.results.rows import DEVICE_COSTS, LayerMacs, ModelFile, RankedFile, read_device_costs
+from stages.lib.results.rows import (
+    CLASS_SCORES,
+    DEVICE_COSTS,
+    LayerMacs,
+    ModelFile,
+    RankedFile,
+    read_class_scores,
+    read_device_costs,
+)
 from stages.lib.results.times import TimedC, TimedFile, read_times
 from stages.lib.storage.files import read_csv, read_json, write_bytes, write_json
 
@@ -43,11 +51,12 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, macs: int = 100, **c
     return replace(read_files()[0], name=name, format="tflite", **accuracies | costs | changes)
 
 
-NO_COST: dict[str, int | None] = dict.fromkeys(DEVICE_COSTS)
+NO_COST: dict[str, Any] = dict.fromkeys((*CLASS_SCORES, *DEVICE_COSTS))
 
 
-def cost_of(flash: int, ram: int, instructions: int) -> dict[str, int | None]:
+def cost_of(flash: int, ram: int, instructions: int) -> dict[str, Any]:
     return {
+        **dict.fromkeys(CLASS_SCORES, 0.5),
         "executed_macs": 400_000,
         "flash_bytes": flash,
         "ram_bytes": ram,
@@ -58,7 +67,7 @@ def cost_of(flash: int, ram: int, instructions: int) -> dict[str, int | None]:
 
 def rank_all() -> list[RankedFile]:
     files = read_files()
-    return rank(files, [read_device_costs(file) for file in files])
+    return rank(files, [read_class_scores(file) | read_device_costs(file) for file in files])
 
 
 def test_every_file_of_the_run_is_listed_and_no_other() -> None:
@@ -224,6 +233,35 @@ def test_every_accuracy_has_its_interval_also_in_a_table_without_rows(run: Path)
         [0.8897, 0.9016], abs=1e-4
     )
     assert (study["val_accuracy"], study["val_accuracy_low"]) == ("", "")
+
+
+def test_files_have_balanced_accuracy_and_macro_f1_where_these_were_measured(run: Path) -> None:
+    stage.main()
+    rows = read_csv(run / "data/frontier/frontier.csv")
+    shown = {
+        (row["name"], row["format"], row["precision"]): [row[name] for name in CLASS_SCORES]
+        for row in rows
+        if row["name"] in ("finished", "lamp-0.9", "DenseNet-BC")
+    }
+    assert shown == {
+        ("finished", "keras", "float32"): ["0.94", "0.93", "0.93", "0.92"],
+        ("finished", "tflite", "float32"): ["0.93", "0.92", "0.92", "0.91"],
+        ("finished", "tflite", "int8"): ["0.929", "0.919", "0.919", "0.909"],
+        ("lamp-0.9", "tflite", "float32"): ["0.901", "0.891", "0.891", "0.881"],
+        ("lamp-0.9", "tflite", "int8"): ["0.9", "0.89", "0.89", "0.88"],
+        ("DenseNet-BC", "", "float32"): [""] * 4,
+    }
+
+
+@pytest.mark.parametrize("change", [{"name": "letters"}, {"class_names": ("A", "B")}])
+def test_beside_other_data_stands_nothing_that_was_published(
+    run: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    params = make_params()
+    other = params.model_copy(update={"dataset": params.dataset.model_copy(update=change)})
+    monkeypatch.setattr(stage, "load_params", lambda **_: other)
+    stage.main()
+    assert {row["kind"] for row in read_csv(run / "data/frontier/frontier.csv")} == {"dense", "pruned", "shrunk"}
 
 
 def test_every_family_is_compared(run: Path) -> None:

@@ -17,6 +17,7 @@ from stages.lib.params.load import load_params
 from stages.lib.report.answers import Layer
 from stages.lib.report.tables import list_grids
 from stages.lib.results.published import DATASET_PAPER, STUDY
+from stages.lib.results.rows import CLASS_SCORES
 from stages.lib.storage.files import read_csv, read_json
 from stages.report import READS, Findings, answer_all, read_findings, write_page
 
@@ -96,6 +97,9 @@ def test_every_candidate_has_its_row_and_the_chosen_one_stands_out(page: Page, f
         )
         for row in rows
     }
+    for place, name in enumerate(CLASS_SCORES, start=5):
+        percents = [f"{100 * float(row[name]):.2f} %" for row in rows]
+        assert sorted(read_column(page, "Every candidate", place)) == sorted(percents)
     choice = read_json(finished / "data/select_model/choice.json")
     marked = page.locator("#choice tr.marked th").all_inner_texts()
     assert marked == [f"{choice['model']}-{choice['augmentation']}"]
@@ -157,6 +161,45 @@ def test_every_paired_test_has_its_row(page: Page, finished: Path) -> None:
         tables = page.locator("table").filter(has=page.get_by_text(caption, exact=True))
         shown = [tables.locator(f"tbody tr > :nth-child({column})").all_inner_texts() for column in (1, 2, 5)]
         assert list(zip(*shown, strict=True)) == expected
+
+
+def test_every_file_has_balanced_accuracy_and_macro_f1_beside_its_accuracy(page: Page, finished: Path) -> None:
+    rows = read_csv(finished / "data/frontier/frontier.csv")
+    page.evaluate(OPEN_ALL)
+    for place, name in ((5, "test_balanced_accuracy"), (6, "test_macro_f1")):
+        expected = [f"{100 * float(row[name]):.2f} %" if row[name] else "" for row in rows]
+        assert read_column(page, "Every file, and published results", place) == expected
+    shipped = read_json(finished / "data/ship/model.json")
+    said = page.locator("#classes .answer").inner_text().replace("\u00a0", " ")
+    assert f"a macro-F1, their mean F1, of {100 * shipped['test_macro_f1']:.2f} %." in said
+
+
+def test_page_card_and_tables_of_other_data_have_no_word_of_the_studys(copy: Path) -> None:
+    names = [f"flower {letter}" for letter in "ABCDEFGHIJ"]
+    dataset = {"name": "flowers", "source": "../flowers", "files": None, "class_names": names}
+    edit_params(copy, dataset=dataset | {"channels": 3, "fit": "crop"}, ship={"metric": "macro_f1"})
+    for stage in ("frontier", "ship", "verify", "compare", "report"):
+        run(copy, sys.executable, "-m", f"stages.{stage}")
+
+    page = re.sub('src="data:[^"]*"', "", (copy / "data/report/index.html").read_text())
+    texts = {"index.html": page}
+    paths = ("report/answers.json", "ship/model_card.md", "ship/model.json", "compare/headline.md", "compare/grid.md")
+    texts |= {path: (copy / "data" / path).read_text() for path in paths}
+    assert "published" not in {row["kind"] for row in read_csv(copy / "data/compare/files.csv")}
+    words = "fashion|mnist|garment|cloth|shirt|shoe|grey picture|light on black|study|published|Elgamiel|Zalando"
+    assert {path: re.findall(f".*(?:{words}).*", text, re.IGNORECASE) for path, text in texts.items()} == {
+        path: [] for path in texts
+    }
+    shipped = read_json(copy / "data/ship/model.json")
+    assert "<h1>Tells which of 10 classes a colour picture of 28 x 28 pixels shows</h1>" in page
+    assert (
+        "In goes a colour picture of 28 x 28 pixels. Out comes a probability for each of 10 classes: flower A" in page
+    )
+    assert (
+        f"It was chosen by its macro-F1 on validation images, {100 * shipped['val_macro_f1']:.2f} %;"
+        in texts["report/answers.json"]
+    )
+    assert "colour picture of 28 x 28 pixels shows: flower A, " in texts["ship/model_card.md"]
 
 
 def test_studys_choice_shows_no_cost_of_this_runs_model(found: Findings) -> None:
@@ -230,12 +273,12 @@ def test_without_what_is_not_declared_the_page_is_the_same(finished: Path, tmp_p
 def test_click_sorts_numbers_by_value_and_turns_round(page: Page) -> None:
     head = page.locator("#choice th", has_text="MACs")
     head.locator("button").click()
-    falling = [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 5)]
+    falling = [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 9)]
     assert falling == sorted(falling, reverse=True)
     assert len(set(falling)) > 1
     assert head.get_attribute("aria-sort") == "descending"
     head.locator("button").click()
-    assert [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 5)] == sorted(falling)
+    assert [int(text.replace(",", "")) for text in read_column(page, "Every candidate", 9)] == sorted(falling)
     assert head.get_attribute("aria-sort") == "ascending"
 
 

@@ -27,6 +27,7 @@ from sections import replace
 from stages.lib.errors import UserError
 from stages.lib.results import published
 from stages.lib.results.rows import (
+    CLASS_SCORES,
     DEVICE_COSTS,
     Candidate,
     Evaluation,
@@ -84,7 +85,7 @@ def test_a_candidate_is_read_without_what_was_measured_on_test_images() -> None:
 
 def test_an_evaluation_holds_the_accuracy_under_each_distortion() -> None:
     found = read_evaluation(read_chosen().variants)
-    assert found == Evaluation(0.94 - 0.01, None, 0.3, 0.02, {"flip": 0.94 - 0.1})
+    assert found == Evaluation(0.94 - 0.01, None, 0.92, 0.91, 0.3, 0.02, {"flip": 0.94 - 0.1})
 
 
 def test_of_several_seeds_a_candidate_has_the_mean_and_the_standard_deviation() -> None:
@@ -192,8 +193,9 @@ def test_images_are_counted_by_split() -> None:
 def test_the_frontier_is_read_as_it_was_written(tmp_path: Path) -> None:
     values: dict[str, Any] = vars(read_finished())
     values |= {f"is_on_{cost}_front": cost == "flash" for cost in ("size", "macs", "flash", "ram", "instructions")}
-    device_costs = (range(5), (None,) * 5)
-    files = [RankedFile(**{**values, **dict(zip(DEVICE_COSTS, costs, strict=True))}) for costs in device_costs]
+    names = (*CLASS_SCORES, *DEVICE_COSTS)
+    known = ((0.1, 0.2, 0.3, 0.4, *range(5)), (None,) * 9)
+    files = [RankedFile(**{**values, **dict(zip(names, numbers, strict=True))}) for numbers in known]
     others = [PublishedModel("DenseNet", 0.954, 4, None, 1, "others"), PublishedModel("theirs", 0.9, 4, 7, 1, "x")]
     write_frontier(tmp_path / "x.csv", files, others, {"val": 200, "test": 100})
     assert read_frontier(tmp_path / "x.csv") == (files, others)

@@ -22,7 +22,7 @@ from stages.lib.network.keras2 import keras
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import ShipParams
 from stages.lib.results.comparisons import FILES, UNKNOWN, Comparison
-from stages.lib.results.rows import KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
+from stages.lib.results.rows import CLASS_SCORES, KIND_OF, PublishedModel, RankedFile, write_frontier, write_rows
 from stages.lib.storage.files import read_csv, read_json, write_arrays, write_bytes, write_json
 from stages.lib.storage.variant import Variant, name_finished
 from stages.ship import (
@@ -31,9 +31,9 @@ from stages.ship import (
     list_confused,
     list_files_within,
     list_pruning,
+    list_scores,
     read_digits,
     read_files,
-    read_scores,
     score_answers,
     score_logits,
     select_file,
@@ -72,6 +72,7 @@ def file_of(name: str, val_accuracy: float, gzip_size: int, precision: str = "in
         "nonzero_macs": 500,
         "parameters": 100,
         "sparsity": 0.875,
+        **dict.fromkeys(CLASS_SCORES, 0.1),
         "executed_macs": 400 if precision == "int8" else None,
         "flash_bytes": gzip_size + 10 if precision == "int8" else None,
         "ram_bytes": 7 if precision == "int8" else None,
@@ -199,7 +200,7 @@ def test_without_a_file_within_the_budget_limits_and_nearest_are_named() -> None
 def test_the_most_accurate_is_shipped_then_the_one_with_less_flash_then_the_first_by_name(
     files: list[RankedFile],
 ) -> None:
-    scores = read_scores(files, "accuracy")
+    scores = list_scores(files, "accuracy")
 
     assert select_file(files, scores) is select_file(files[::-1], scores) is files[0]
 
@@ -209,7 +210,7 @@ def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> N
     middle = file_of("middle", 0.94, 4990, ram_bytes=12)
     files, limits = [best, lamp, middle, file_of("bad", 0.9, 20)], limit(max_flash_bytes=5000, max_ram_bytes=10)
 
-    assert explain(lamp, [lamp, files[3]], files, limits, 1000, read_scores(files, "accuracy")) == (
+    assert explain(lamp, [lamp, files[3]], files, limits, 1000, list_scores(files, "accuracy")) == (
         "lamp-0.9 in int8 is the most accurate of the 2 of 4 int8 files that take at most 5,000 bytes of flash and 10 "
         "bytes of RAM: it has 93.70 % (92.0 to 95.0) of the validation images right, and takes 1,234 bytes of flash "
         "and 7 bytes of RAM. middle would be 0.30 points more accurate, but takes 12 bytes of RAM, more than "
@@ -221,7 +222,7 @@ def test_the_reason_tells_what_more_accurate_files_take_beyond_the_limits() -> N
 def test_without_limits_the_reason_is_that_no_file_is_more_accurate() -> None:
     best, other = file_of("a", 0.937, 10), file_of("b", 0.9, 9)
 
-    assert explain(best, [best, other], [best, other], limit(), 1000, read_scores([best, other], "accuracy")) == (
+    assert explain(best, [best, other], [best, other], limit(), 1000, list_scores([best, other], "accuracy")) == (
         "a in int8 is the most accurate of all int8 files: it has 93.70 % (92.0 to 95.0) of the validation images "
         "right. No int8 file of this run is more accurate."
     )
@@ -265,12 +266,13 @@ def test_the_metric_of_params_decides_among_the_files_within_the_budget(metric: 
         file_of(name, accuracy, size, variant=Variant("prune", name, 0.9, 42))
         for name, accuracy, size in (("accurate", 0.95, 10), ("fair", 0.9, 20), ("large", 0.9, 3000))
     ]
-    for file, score in zip(files, (0.5, 0.8, 0.9), strict=True):
-        others = {"int8_val_balanced_accuracy": 0.1, "int8_val_macro_f1": 0.1}
-        write_json(file.variant.exported / "metrics.json", others | {f"int8_val_{metric}": score})
+    files = [
+        dataclasses.replace(file, **{f"val_{metric}": score})  # type: ignore[arg-type]
+        for file, score in zip(files, (0.5, 0.8, 0.9), strict=True)
+    ]
     limits = replace(limit(max_flash_bytes=100), metric=metric)
 
-    scores = read_scores(files, metric)
+    scores = list_scores(files, metric)
     within = list_files_within(files, limits)
     reason = explain(select_file(within, scores), within, files, limits, 1000, scores)
 
@@ -364,7 +366,8 @@ def test_the_card_tells_of_the_training_that_the_file_was_made_by(
     write_rows(Path("data/frontier/comparisons.csv"), Comparison, [compared])
 
     params = replace(PARAMS, train=train, finish=finish, prune=prune)
-    write_card(file, {"name": shipped.name}, {}, CHOICE, params)
+    data = {"dataset": "letters", "class_names": CLASS_NAMES, "image_size_px": 2, "channels": 1, "fit": "pad"}
+    write_card(file, {"name": shipped.name, **data, **dict.fromkeys(CLASS_SCORES, 0.5)}, {}, CHOICE, params)
 
     assert (told["epochs"], told["trained"]) == (epochs, trained)
 
@@ -421,7 +424,8 @@ def test_of_pictures_that_are_no_garments_the_description_promises_nothing_light
     card = (folder / "data/ship/model_card.md").read_text()
     assert "light on black" not in card
     assert (
-        "laid on a grey of 3 of 255 where it is transparent, turned grey, and cut to the square in its middle" in card
+        "laid on a background of 3 of 255 where it is transparent, turned grey, and cut to the square in its middle"
+        in card
     )
 
 

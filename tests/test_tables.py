@@ -1,3 +1,5 @@
+from typing import Any
+
 from stages.lib.report.answers import Layer
 from stages.lib.report.tables import list_columns, list_grids
 from stages.lib.results.rows import ModelFile
@@ -43,7 +45,7 @@ def test_short_stages_are_not_named() -> None:
 
 
 def test_the_headline_has_the_study_the_finished_and_the_shipped_model() -> None:
-    shipped = {
+    shipped: dict[str, Any] = {
         "name": "lamp-0.9",
         "precision": "int8",
         "test_accuracy": 0.94,
@@ -69,8 +71,10 @@ def test_the_headline_has_the_study_the_finished_and_the_shipped_model() -> None
         sparsity=0,
     )
 
-    headline = format_headline("third-flip", finished, shipped | {"size_bytes": 2000, "gzip_size_bytes": 1000})
+    shipped |= {"size_bytes": 2000, "gzip_size_bytes": 1000}
+    headline, alone = (format_headline("third-flip", finished, shipped, is_beside_study=one) for one in (True, False))
 
+    assert alone.splitlines()[2:] == headline.splitlines()[3:]
     assert headline.splitlines()[2:] == [
         "| third-strong, the study's choice as published | 89.58 % (89.0 to 90.2) |  |  |  |  |  |",
         "| third-flip, chosen on validation, finished | 94.34 % (93.9 to 94.8) | 1,000 | 4 kB | 2 kB |  |  |",
@@ -92,7 +96,7 @@ GRID_ROW = {
 
 
 def test_the_grid_of_one_seed_names_no_seed_and_no_deviation() -> None:
-    header, _, row = format_grid([GRID_ROW], {"val": 1000, "test": 10_000}).splitlines()
+    header, _, row = format_grid([GRID_ROW], {"val": 1000, "test": 10_000}, is_beside_study=True).splitlines()
 
     assert header == "| candidate | validation | test | test, the study | test under flip | training |"
     assert row == (
@@ -100,10 +104,17 @@ def test_the_grid_of_one_seed_names_no_seed_and_no_deviation() -> None:
     )
 
 
+def test_the_grid_of_other_data_than_the_studys_has_no_column_for_it() -> None:
+    header, _, row = format_grid([GRID_ROW], {"val": 1000, "test": 10_000}, is_beside_study=False).splitlines()
+
+    assert header == "| candidate | validation | test | test under flip | training |"
+    assert row == "| third-flip | 95.00 % (93.5 to 96.2) | 94.34 % (93.9 to 94.8) | 94.00 % (93.5 to 94.4) | 62 s |"
+
+
 def test_the_grid_of_several_seeds_has_means_with_their_deviation() -> None:
     several = GRID_ROW | {"seeds": "42 43", "val_accuracy_sd": 0.0025, "test_accuracy_sd": 0.00118}
 
-    header, _, row = format_grid([several], {"val": 1000, "test": 10_000}).splitlines()
+    header, _, row = format_grid([several], {"val": 1000, "test": 10_000}, is_beside_study=True).splitlines()
 
     assert header.startswith("| candidate | validation, mean of seeds 42 43 | test | ")
     assert row.startswith("| third-flip | 95.00 ± 0.25 % (93.5 to 96.2) | 94.34 ± 0.12 % (93.9 to 94.8) |  | 94.00 % (")

@@ -94,7 +94,7 @@ def fill_chart(
     if not title:
         del filled["title"]  # of a figure that has a caption
     cells = [{name: "" if value is None else str(value) for name, value in row.items()} for row in rows]
-    filled["data"] = {"values": cells}
+    filled["data"]["values"] = cells
     if columns:
         filled["columns"] = columns
     if width:

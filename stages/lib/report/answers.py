@@ -11,6 +11,7 @@ from itertools import combinations
 from statistics import mean, median
 from typing import Any
 
+from stages.lib.report.wording import Wording
 from stages.lib.results.comparisons import (
     AUGMENTATION,
     BETTER,
@@ -26,7 +27,7 @@ from stages.lib.results.comparisons import (
     find_comparison,
     list_family,
 )
-from stages.lib.results.published import NUM_IMAGES, STUDY_TEST_ACCURACY
+from stages.lib.results.published import NUM_IMAGES
 from stages.lib.results.rows import KIND_OF, Candidate, ModelFile, PublishedModel, RankedFile
 from stages.lib.results.tables import format_accuracy, format_share
 from stages.lib.results.times import TimedC, TimedFile
@@ -35,6 +36,9 @@ Times = Mapping[tuple[str, str, str], TimedFile]
 """What the exported files take where that is known, by kind, name and precision."""
 
 ALIKE = 1.05  # costs whose ratio is below this are "about as" large
+METRICS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
+"""What params.yaml can choose by in the place of accuracy, and its name in a sentence."""
+
 SLIGHT_LOSS = 0.005  # of validation accuracy: up to it, a pruned model counts as about as good as the dense one
 
 
@@ -44,15 +48,13 @@ class MeasuredCandidate(Candidate):
 
     test_accuracy: float
     test_accuracy_sd: float | None
+    test_balanced_accuracy: float
+    test_macro_f1: float
     test_loss: float
     calibration_error: float
     under: Mapping[str, float]
     training_seconds: float | None
-
-    @property
-    def published(self) -> float | None:
-        """Returns the test accuracy that the study published of its model of this name, if it did."""
-        return STUDY_TEST_ACCURACY.get((self.model, self.augmentation))
+    published: float | None  # the test accuracy that the study published of its model of this name; None if it did not
 
 
 @dataclass(frozen=True)
@@ -173,12 +175,20 @@ def tell_tests(*families: Sequence[Comparison]) -> str:
     return f"Paired tests on the same images, corrected (Holm) within {within}."
 
 
-def tell_purpose(shipped: Mapping[str, Any]) -> str:
-    """Tells what the shipped file, of data/ship/model.json, is for: what goes in, and what comes out."""
-    size, names = shipped["image_size_px"], shipped["class_names"]
+def tell_purpose(class_names: Sequence[str], words: Wording) -> str:
+    """Tells what the shipped file is for: what goes in, and what comes out; `words` are those of its data."""
+    shown = f" that shows one thing{words.shown}" if words.shown else ""
     return (
-        f"In goes a grey picture of {size} x {size} pixels that shows one thing, light on black. Out comes a "
-        f"probability for each of {len(names)} classes: {join(names)}."
+        f"In goes a {words.picture}{shown}. Out comes a "
+        f"probability for each of {len(class_names)} classes: {join(class_names)}."
+    )
+
+
+def tell_class_scores(row: Mapping[str, Any]) -> str:
+    """Tells what a model is worth on test images where all classes count alike; `row` names it as data/ does."""
+    return (
+        f"a balanced accuracy, the mean recall of all classes, of {percent(row['test_balanced_accuracy'])}, and a "
+        f"macro-F1, their mean F1, of {percent(row['test_macro_f1'])}"
     )
 
 
@@ -187,11 +197,12 @@ def find_comparison_with_dense(comparisons: Sequence[Comparison], name: str, sou
     return next(row for row in list_family(comparisons, FILES[KIND_OF[source]]) if row.name == f"{name} int8")
 
 
-def answer_shipped(shipped: Mapping[str, Any], published: float | None, compared: Comparison) -> str:
+def answer_shipped(shipped: Mapping[str, Any], published: float | None, compared: Comparison, metric: str) -> str:
     """Answers what ships.
 
     `shipped` is data/ship/model.json, `published` the test accuracy of the study's choice, if this run has a model of
-    that name, `compared` how the shipped file compares with the float32 file of the finished model.
+    that name, `compared` how the shipped file compares with the float32 file of the finished model, and `metric` what
+    chose it on validation images.
     """
     made, num_images = KIND_OF[shipped["source"]], shipped["num_images"]["test"]
     accuracy = shipped["test_accuracy"]
@@ -200,6 +211,11 @@ def answer_shipped(shipped: Mapping[str, Any], published: float | None, compared
         f"{shipped['name']}, a {made} model in {shipped['precision']}, gets {format_accuracy(accuracy, num_images)} of "
         f"{num_images:,} test images right: {verdict}."
     )
+    if metric in METRICS:
+        text += (
+            f" It was chosen by its {METRICS[metric]} on validation images, {percent(shipped[f'val_{metric}'])}; on "
+            f"test images it is {percent(shipped[f'test_{metric}'])}."
+        )
     if published is None:
         return text
     return (
@@ -304,14 +320,20 @@ def answer_choice(
     finished: ModelFile,
     comparisons: Sequence[Comparison],
     num_images: Mapping[str, int],
+    metric: str,
 ) -> str:
-    """Answers which model was chosen and why, and what it became: `finished`, the file of its long training."""
+    """Answers which model was chosen and why, and what it became: `finished`, the file of its long training.
+
+    `metric` is what chose it on validation images, whose value there is in `reason`.
+    """
     others, (gain,) = list_family(comparisons, CANDIDATES), list_family(comparisons, FINISHED)
     became = (
         f"Trained for longer, it is the finished model, from which all that follows is made: "
         f"{format_accuracy(finished.test_accuracy, num_images['test'])} of the test images right, "
         f"{tell_comparison(gain, 'before')}."
     )
+    if metric in METRICS:
+        reason += f" On the test images, its {METRICS[metric]} is {percent(getattr(chosen, f'test_{metric}'))}."
     if not others:
         return f"{reason} {became}"
     counts = Counter(row.verdict for row in others)
@@ -542,6 +564,7 @@ def answer_classes(shipped: Mapping[str, Any]) -> str:
         f"The shipped file is worst at {ranked[0]['class']}, of which it finds "
         f"{format_accuracy(ranked[0]['recall'], ranked[0]['images'])}, and best at {ranked[-1]['class']} with "
         f"{format_accuracy(ranked[-1]['recall'], ranked[-1]['images'])}."
+        f" Over all test images, it has {tell_class_scores(shipped)}."
         + (f" Most often, in images: {join(confused)}." if confused else "")
     )
 

@@ -9,7 +9,7 @@ from stages.lib.report.answers import CurvePoint, Layer, MeasuredCandidate, Time
 from stages.lib.results.chance import add_intervals, compute_interval
 from stages.lib.results.comparisons import Comparison, list_family
 from stages.lib.results.published import NUM_IMAGES, STUDY_CHOICE
-from stages.lib.results.rows import KernelZeros, ModelFile, PublishedModel, RankedFile, mark_shipped
+from stages.lib.results.rows import CLASS_SCORES, KernelZeros, ModelFile, PublishedModel, RankedFile, mark_shipped
 from stages.lib.results.times import NOT_VERSIONS, TimedC
 
 ENDS = ("_low", "_high")  # of the names of an interval, behind that of its accuracy
@@ -192,7 +192,7 @@ def list_files(
         is_timed = file.format == "tflite"
         milliseconds = find_ms(times, file.kind, file.name, file.precision) if is_timed else ""
         rows.append({**add_intervals(asdict(file), num_images), "label": file.label, "median_ms": milliseconds})
-    unknown = {"val_accuracy": None, "gzip_size_bytes": None, "median_ms": ""}
+    unknown = {**dict.fromkeys(("val_accuracy", "gzip_size_bytes", *CLASS_SCORES)), "median_ms": ""}
     known = {"kind": "published", "precision": "float32"}
     others = [{**asdict(model), **known, **unknown, "label": model.name} for model in published]
     return rows + [add_intervals(row, NUM_IMAGES) for row in others]

@@ -1,7 +1,13 @@
-"""What others published on this data set, to stand beside our numbers. Nobody verified it here."""
+"""What others published on Fashion-MNIST, to stand beside our numbers on the same data. Nobody verified it here."""
+
+from collections.abc import Sequence
 
 STUDY = 'Ahmed Elgamiel, "Mnist Fashion Classifier", https://github.com/AhmedElgamiel/MnistClassifier'
-DATASET = "Fashion-MNIST"  # all of this file is about it: other data have `dataset.name` in params.yaml
+DATASET = "Fashion-MNIST"  # all of this file is about it
+CLASS_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 DATASET_PAPER = (
     'Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning '
     'Algorithms", https://arxiv.org/abs/1708.07747, copyright Zalando SE, MIT licence'
@@ -36,3 +42,15 @@ ST_MNIST = {"flash_bytes": 58_266, "ram_bytes": 22_221}
 
 Of other data (EMNIST); from its page in github.com/STMicroelectronics/stm32ai-modelzoo.
 """
+
+
+def is_of_study(dataset: str, class_names: Sequence[str]) -> bool:
+    """Tells whether a run has the data that this file is about; of other data, nothing in it may stand beside a result.
+
+    Both have to be those of Fashion-MNIST: who trains on other pictures may have left one of them as it was.
+
+    Args:
+        dataset: the name of the data of the run, `dataset.name` in params.yaml.
+        class_names: of these data, by label.
+    """
+    return dataset == DATASET and tuple(class_names) == CLASS_NAMES

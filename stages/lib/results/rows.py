@@ -28,7 +28,9 @@ KIND_OF = {
     "prune": "pruned",
     "shrink": "shrunk",
 }  # by the stage that made the model
+CLASS_SCORES = ("val_balanced_accuracy", "val_macro_f1", "test_balanced_accuracy", "test_macro_f1")
 UNDER = "test_accuracy_under_"  # begins the columns of accuracies on distorted test images
+TESTED = ("test_accuracy", "test_balanced_accuracy", "test_macro_f1", "test_loss", "calibration_error")
 MEASURED = ("val_accuracy", "test_accuracy", "size_bytes", "gzip_size_bytes")  # of every file
 DEVICE_COSTS = {
     "executed_macs": "macs",
@@ -80,6 +82,8 @@ class Evaluation:
 
     test_accuracy: float
     test_accuracy_sd: float | None  # standard deviation over the seeds; None of one seed
+    test_balanced_accuracy: float  # mean recall of all classes
+    test_macro_f1: float  # mean F1 of all classes
     test_loss: float
     calibration_error: float
     under: Mapping[str, float]
@@ -130,9 +134,15 @@ class ModelFile:
 class RankedFile(ModelFile):
     """A file of ours, beside all others: whether no other is as accurate on validation images at its cost.
 
-    Files in int8 have C, and these costs of it, on a Cortex-M4; of others they are None.
+    The first four count all classes alike: the mean of their recall, and that of their F1. Of a Keras file that was
+    pruned or shrunk they are None, because its stage measures accuracy alone. Files in int8 have C, and the costs of
+    it, on a Cortex-M4; of others they are None.
     """
 
+    val_balanced_accuracy: float | None
+    val_macro_f1: float | None
+    test_balanced_accuracy: float | None
+    test_macro_f1: float | None
     executed_macs: int | None  # for one image; `macs` without those of zeros, where the C skips them
     flash_bytes: int | None  # code and weights
     ram_bytes: int | None  # image, logits, working memory, variables and stack
@@ -250,7 +260,7 @@ def read_evaluation(variants: Sequence[Variant]) -> Evaluation:
     return Evaluation(
         test_accuracy_sd=deviate([one["test_accuracy"] for one in measured]),
         under={name.removeprefix(UNDER): value for name, value in means.items() if name.startswith(UNDER)},
-        **{name: means[name] for name in ("test_accuracy", "test_loss", "calibration_error")},
+        **{name: means[name] for name in TESTED},
     )
 
 
@@ -304,6 +314,18 @@ def read_exported(model: ModelFile) -> Iterator[ModelFile]:
 def read_deployed(variant: Variant) -> dict[str, Any]:
     """Reads what deploy measured of the C of a model's int8 file."""
     return read_json(variant.deployed / "metrics.json")
+
+
+def read_class_scores(file: ModelFile) -> dict[str, float | None]:
+    """Reads what a file is worth where all classes count alike, by the columns of `RankedFile`."""
+    if file.format == "tflite":
+        exported = read_json(file.variant.exported / "metrics.json")
+        return {name: exported[f"{file.precision}_{name}"] for name in CLASS_SCORES}
+    if file.kind != "dense":
+        return dict.fromkeys(CLASS_SCORES)
+    trained = read_json(file.variant.folder / "metrics.json")
+    measured = trained | read_json(find_evaluated(file.variant) / "metrics.json")
+    return {name: measured[name] for name in CLASS_SCORES}
 
 
 def read_device_costs(file: ModelFile) -> dict[str, int | None]:

@@ -63,22 +63,26 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any]) -> str:
+def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any], is_beside_study: bool) -> str:
     """Writes the first table of the README: what the study chose, what was chosen here, and the file that is shipped.
 
-    MACs of the shipped file are those that its C executes.
+    MACs of the shipped file are those that its C executes. What the study chose has its row where that is asked
+    for.
 
     Args:
         chosen: key of the chosen candidate.
         finished: its Keras file, as it was trained for long.
         shipped: data/ship/model.json, which knows how many test images there are.
+        is_beside_study: whether the data are those of the study.
     """
-    published = format_accuracy(STUDY_TEST_ACCURACY[STUDY_CHOICE], NUM_IMAGES["test"])
     files = {
         f"{chosen}, chosen on validation, finished": asdict(finished),
         f"{shipped['name']}, {shipped['precision']}, shipped": shipped,
     }
-    rows = [[f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", "", ""]]
+    rows = []
+    if is_beside_study:
+        published = format_accuracy(STUDY_TEST_ACCURACY[STUDY_CHOICE], NUM_IMAGES["test"])
+        rows.append([f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", published, "", "", "", "", ""])
     for name, row in files.items():
         device = row.get("device", {})
         rows.append(
@@ -94,8 +98,8 @@ def format_headline(chosen: str, finished: ModelFile, shipped: Mapping[str, Any]
     return format_table(["model", "test accuracy", "MACs", "file", "gzipped", "flash", "RAM"], rows)
 
 
-def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str, int]) -> str:
-    """Writes the table of all candidates beside what the study published of them.
+def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str, int], is_beside_study: bool) -> str:
+    """Writes the table of all candidates, with a column for what the study published of them where that is asked for.
 
     `num_images` are those of val and test.
     """
@@ -104,13 +108,14 @@ def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str
     rows = []
     for row in candidates:
         published = STUDY_TEST_ACCURACY.get((row["model"], row["augmentation"]))
+        told = format_accuracy(published, NUM_IMAGES["test"]) if published else ""
         seconds = row["training_seconds"]
         rows.append(
             [
                 f"{row['model']}-{row['augmentation']}",
                 format_mean(row, "val_accuracy", num_images["val"]),
                 format_mean(row, "test_accuracy", num_tested),
-                format_accuracy(published, NUM_IMAGES["test"]) if published else "",
+                *([told] if is_beside_study else []),
                 *[format_accuracy(row[name], num_tested) for name in distortions],
                 "" if seconds is None else f"{seconds:.0f} s",
             ]
@@ -118,7 +123,8 @@ def format_grid(candidates: Sequence[Mapping[str, Any]], num_images: Mapping[str
     seeds = candidates[0]["seeds"].split()
     of_seeds = f", mean of seeds {' '.join(seeds)}" if len(seeds) > 1 else ""
     under = [f"test under {name.removeprefix(UNDER)}" for name in distortions]
-    return format_table(["candidate", f"validation{of_seeds}", "test", "test, the study", *under, "training"], rows)
+    study = ["test, the study"] if is_beside_study else []
+    return format_table(["candidate", f"validation{of_seeds}", "test", *study, *under, "training"], rows)
 
 
 def format_environment(environment: Mapping[str, Any], timing: Sequence[StageTime], seed: int) -> str:
