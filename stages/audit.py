@@ -13,7 +13,7 @@ Writes, in data/audit/:
     have a duplicate among the training images.
 
 Both tables begin with `file` and `index`, as `prepare.leave_out` wants them; of a pair across training and test images,
-that is the training image. No choice rests on what is found.
+that is the training image. No choice rests on what is found. Images stay on disk, and are read a block at a time.
 """
 
 import itertools
@@ -33,6 +33,7 @@ from stages.lib.results.chance import compute_interval
 from stages.lib.results.rows import find_evaluated, write_rows
 from stages.lib.running.runner import run_stage
 from stages.lib.storage.files import read_arrays, read_csv, read_split, write_json
+from stages.lib.storage.selected import Rows, Selected
 from stages.lib.storage.variant import DATA, Variant, name_finished
 
 READS = ("seed", "study", "dataset.class_names", "audit")
@@ -50,7 +51,7 @@ MAX_PAIRS = 100_000  # of a table that lies in Git
 class Originals:
     """All images that a split has, in the order of the source."""
 
-    images: np.ndarray  # (N, size, size) uint8
+    images: Rows  # (N, size, size) uint8
     labels: np.ndarray  # (N,) uint8
     splits: np.ndarray  # (N,) str: which split has it
     names: list[tuple[str, int]]  # of each image its file and its index in that
@@ -62,7 +63,8 @@ class Originals:
 
     def find(self, file: str, index: int) -> np.ndarray:
         """Finds an image by its name."""
-        image: np.ndarray = self.images[self.names.index((file, index))]
+        place = self.names.index((file, index))
+        image: np.ndarray = self.images[place : place + 1][0]
         return image
 
 
@@ -111,13 +113,14 @@ def read_originals(folder: Path) -> Originals:
         (file, index) for file, of_file in zip(FILES, listed, strict=True) for index in range(len(of_file))
     ]
     is_used = places != ""
-    images, labels = np.empty(0), np.empty(len(places), np.uint8)
+    images, labels, order = list[Rows](), np.empty(len(places), np.uint8), np.empty(len(places), np.int64)
     for split in SPLITS:
+        first = sum(map(len, images))
         of_split, labels[places == split] = read_split(folder / f"{split}.npz")
-        images = images if len(images) else np.empty((len(places), *of_split.shape[1:]), np.uint8)
-        images[places == split] = of_split
+        order[places == split] = np.arange(first, first + len(of_split))
+        images.append(of_split)
     used_names = [name for name, used in zip(names, is_used, strict=True) if used]
-    return Originals(images[is_used], labels[is_used], places[is_used], used_names)
+    return Originals(Selected(images, order[is_used]), labels[is_used], places[is_used], used_names)
 
 
 def standardize(images: np.ndarray) -> np.ndarray:
@@ -137,7 +140,7 @@ def standardize(images: np.ndarray) -> np.ndarray:
     return pixels / np.linalg.norm(pixels, axis=1, keepdims=True)
 
 
-def shorten(images: np.ndarray) -> np.ndarray:
+def shorten(images: Rows) -> np.ndarray:
     """Makes short vectors whose products are never less than the correlations of the images.
 
     They hold a standardized image along the axes on which a sample differs most, and the length of what is left of it:
@@ -167,7 +170,7 @@ def list_candidates(short: np.ndarray, min_product: float) -> Iterator[np.ndarra
         yield from (pairs[start : start + BLOCK] for start in range(0, len(pairs), BLOCK))
 
 
-def find_duplicates(images: np.ndarray, min_similarity: float) -> tuple[np.ndarray, np.ndarray]:
+def find_duplicates(images: Rows, min_similarity: float) -> tuple[np.ndarray, np.ndarray]:
     """Finds every pair of images whose pixels correlate by at least `min_similarity`.
 
     Short vectors, of every image with every other one, rule nearly all pairs out; the rest is compared pixel by pixel.
@@ -209,9 +212,10 @@ def list_duplicates(
 ) -> list[Duplicate]:
     """Lists what is known of pairs of images."""
     rows = []
-    for (one, other), similarity in zip(pairs, similarities, strict=True):
+    for pair, similarity in zip(pairs, similarities, strict=True):
+        one, other = pair
         (file, index), (other_file, other_index) = originals.names[one], originals.names[other]
-        split, other_split = originals.splits[[one, other]].tolist()
+        split, other_split = originals.splits[pair].tolist()
         rows.append(
             Duplicate(
                 file=file,
@@ -223,7 +227,7 @@ def list_duplicates(
                 label=class_names[originals.labels[one]],
                 other_label=class_names[originals.labels[other]],
                 similarity=float(similarity),
-                is_exact=np.array_equal(originals.images[one], originals.images[other]),
+                is_exact=np.array_equal(*originals.images[pair]),
             )
         )
     return rows

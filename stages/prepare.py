@@ -16,6 +16,9 @@ Writes:
 
 Images are kept in the order of the source; shuffling belongs to training. Splits that the source gives are kept, but
 val is drawn from train where it is not given, and test, too.
+
+A data set may be larger than the memory: pictures are read one by one, wait in a file of data/ that has no name and
+ends with the stage, as large as all three splits together, and are written a part at a time.
 """
 
 import csv
@@ -36,6 +39,7 @@ from stages.lib.sources.packed import IDX_OF
 from stages.lib.sources.read import read_inputs
 from stages.lib.sources.splits import count_across, hash_images, join_units, make_splits
 from stages.lib.storage.files import write_arrays, write_bytes
+from stages.lib.storage.selected import Selected
 from stages.lib.storage.split import split_stratified
 
 READS = (
@@ -210,7 +214,10 @@ def main() -> None:
     is_idx = source.kind == "idx"
     if source.skipped:
         warn(f"skipped {len(source.skipped):,} that are junk, empty or of no class: {join_some(source.skipped)}")
-    inputs = read_inputs(source, dataset.image_size_px, dataset.channels, dataset.fit, dataset.background)
+    OUTPUT.parent.mkdir(exist_ok=True)
+    inputs = read_inputs(
+        source, dataset.image_size_px, dataset.channels, dataset.fit, dataset.background, scratch=OUTPUT.parent
+    )
     entries, labels = inputs.entries, number_labels(inputs.entries, dataset.class_names)
     places = {(entry.file, entry.index): place for place, entry in enumerate(entries)}
     named = read_left_out(Path(prepare.leave_out), count_images(entries, inputs.bad))
@@ -231,8 +238,9 @@ def main() -> None:
     )
     for split, indices in splits.items():
         check_split(split, labels[indices], dataset.class_names)
+    images = {split: Selected([inputs.images], indices) for split, indices in splits.items()}
     for split, indices in splits.items():
-        write_arrays(OUTPUT / f"{split}.npz", images=inputs.images[indices], labels=labels[indices])
+        write_arrays(OUTPUT / f"{split}.npz", images=images[split], labels=labels[indices])
     names = list_splits(entries, splits, is_idx)
     write_arrays(OUTPUT / "splits.npz", **names)
     write_pictures([] if is_idx else entries, [] if is_idx else names["pictures"].tolist(), bad)
@@ -240,7 +248,7 @@ def main() -> None:
         for split, count in count_across(keys, splits).items():
             if count:
                 warn(f"images of {split} that {what}, as the source splits them: {count:,}; they flatter results")
-    for line in list_warnings(inputs.images[splits["train"]], dataset.fit):
+    for line in list_warnings(images["train"], dataset.fit):
         warn(line)
     counts = ", ".join(f"{len(splits[split])} {split}" for split in SPLITS)
     by_name = describe_left_out([entries[place].label for place in left_out])

@@ -1,5 +1,6 @@
 import json
 import re
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from stages.audit import (
     measure_parts,
     plot_duplicates,
     plot_suspects,
+    read_originals,
     read_probabilities,
     shorten,
     standardize,
@@ -40,6 +42,7 @@ from stages.prepare import read_left_out
 
 CLASS_NAMES = ("Trouser", "Coat", "Bag")
 NUM_TRAIN, NUM_TEST = 60, 30
+DIFFERENT = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2)  # images
 
 
 @pytest.fixture(autouse=True)
@@ -126,7 +129,7 @@ def test_more_pairs_than_anybody_reads_are_refused_with_the_threshold(monkeypatc
 def make_originals(**changes: Any) -> Originals:
     """Makes three images of the training file and two test images, all different."""
     known: dict[str, Any] = {
-        "images": np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2),
+        "images": DIFFERENT,
         "labels": np.array([0, 1, 2, 0, 1], np.uint8),
         "splits": np.array(["train", "val", "train", "test", "test"]),
         "names": [("train", 0), ("train", 1), ("train", 4), ("t10k", 0), ("t10k", 1)],
@@ -135,8 +138,8 @@ def make_originals(**changes: Any) -> Originals:
 
 
 def test_both_images_of_a_pair_are_named_by_file_and_index() -> None:
-    originals = make_originals()
-    originals.images[4] = originals.images[1]
+    images = DIFFERENT[[0, 1, 2, 3, 1]]
+    originals = make_originals(images=images)
 
     rows = list_duplicates(originals, np.array([[1, 4], [0, 2]]), np.array([1.0, 0.996]), CLASS_NAMES)
 
@@ -144,8 +147,8 @@ def test_both_images_of_a_pair_are_named_by_file_and_index() -> None:
         Duplicate("train", 1, "t10k", 1, "val", "test", "Coat", "Coat", 1.0, True),
         Duplicate("train", 0, "train", 4, "train", "train", "Trouser", "Bag", 0.996, False),
     ]
-    assert np.array_equal(originals.find(rows[0].other_file, rows[0].other_index), originals.images[4])
-    assert np.array_equal(originals.find(rows[1].other_file, rows[1].other_index), originals.images[2])
+    assert np.array_equal(originals.find(rows[0].other_file, rows[0].other_index), images[4])
+    assert np.array_equal(originals.find(rows[1].other_file, rows[1].other_index), images[2])
 
 
 def test_pairs_are_counted_within_and_across_the_files_and_the_splits() -> None:
@@ -288,8 +291,8 @@ def test_pictures_show_the_images_that_their_rows_name() -> None:
     axes = [plot_duplicates(originals, [pair]).axes[0], plot_suspects(originals, [suspect]).axes[0]]
 
     shown = [np.asarray(axis.images[0].get_array()) for axis in axes]
-    assert np.array_equal(shown[0], np.hstack([originals.images[2], originals.images[4]]))
-    assert np.array_equal(shown[1], originals.images[3])
+    assert np.array_equal(shown[0], np.hstack([DIFFERENT[2], DIFFERENT[4]]))
+    assert np.array_equal(shown[1], DIFFERENT[3])
     assert [axis.get_title() for axis in axes] == ["train, test\n0.9951", "Trouser (0.6 %),\nor Bag (91.6 %)?"]
 
 
@@ -479,6 +482,27 @@ def test_images_that_no_split_has_are_not_looked_at_and_the_others_keep_their_na
     assert read_csv(folder / "data/audit/duplicates.csv") == []
     (suspect,) = read_csv(folder / "data/audit/suspects.csv")
     assert suspect["file"] == "part 40/a.png"
+
+
+def test_images_stay_on_disk_and_are_in_the_order_of_the_source(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    images, labels = rng.integers(0, 256, (600, 90, 90), np.uint8), rng.integers(0, 3, 600, np.uint8)
+    splits = rng.choice(["train", "val", "test", ""], 600)
+    for name in ("train", "val", "test"):
+        write_arrays(tmp_path / f"{name}.npz", images=images[splits == name], labels=labels[splits == name])
+    write_arrays(tmp_path / "splits.npz", train=splits[:500], t10k=splits[500:])
+    write_bytes(tmp_path / "pictures.csv", b"file,index,class,split,reason\n")
+    read_originals(tmp_path)  # what is imported on the way does not count
+
+    tracemalloc.start()
+    originals = read_originals(tmp_path)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    np.testing.assert_array_equal(originals.images[:], images[splits != ""])
+    np.testing.assert_array_equal(originals.labels, labels[splits != ""])
+    assert originals.names[-1] == ("t10k", int(np.flatnonzero(splits != "")[-1]) - 500)
+    assert peak_bytes < images.nbytes / 5
 
 
 # On a crumb of the real data

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from stages import prepare as stage
 from stages.lib.errors import UserError
 from stages.lib.params.load import load_params
 from stages.lib.params.sections import Params
-from stages.lib.sources.fit import FITS
+from stages.lib.sources import parts, read
+from stages.lib.sources.fit import FITS, prepare_picture
+from stages.lib.storage import files
 from stages.lib.storage.files import read_arrays, read_csv, read_split
 from stages.tools.predict import read_photos
 
@@ -154,6 +157,78 @@ def test_a_group_in_two_given_splits_is_told(
 
     told = re.findall("images of (.*) that have the group of one of train, .*: (.*);", capsys.readouterr().err)
     assert told == [("val", "1"), ("test", "3")]
+
+
+# More pictures than the memory holds
+
+
+def set_rows_at_once(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    """Makes a part of the images be so many."""
+    for module in (files, parts):
+        monkeypatch.setattr(module, "ROWS_AT_ONCE", rows)
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("source", ["pictures", "packed"])
+def test_images_in_many_parts_give_the_same_bytes_and_warnings_as_in_one(
+    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], source: str
+) -> None:
+    images = np.random.default_rng(0).integers(200, 256, (60, 12, 12), np.uint8)
+    images[33] = images[2]
+    images[59, 5, 5] = 90
+    (tmp_dir / "packed").mkdir()
+    np.savez(tmp_dir / "packed/all.npz", images=images, labels=np.arange(60) % 2, split=np.repeat(["train", "val"], 30))
+    set_params(monkeypatch, source=source)
+
+    def run() -> tuple[dict[str, bytes], tuple[str, str]]:
+        stage.main()
+        return {path.name: path.read_bytes() for path in Path("data/prepare").iterdir()}, capsys.readouterr()
+
+    whole = run()
+    set_rows_at_once(monkeypatch, 7)
+
+    assert run() == whole
+
+
+@pytest.mark.parametrize("source", ["folders", "packed"])
+def test_the_memory_that_it_takes_is_a_fraction_of_the_images(
+    tmp_dir: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 200, 200), np.uint8)
+    (tmp_dir / "leave_out.csv").write_text("file,index\n")
+    (tmp_dir / "packed").mkdir()
+    np.savez(tmp_dir / "packed/all.npz", images=images, labels=np.arange(300) % 2)
+    for number, image in enumerate(images if source == "folders" else ()):
+        save(tmp_dir / f"folders/{CLASSES[number % 2]}/{number}.bmp", Image.fromarray(image))
+    set_params(monkeypatch, source=source, image_size_px=200)
+    set_rows_at_once(monkeypatch, 8)
+    stage.main()  # what is imported on the way does not count
+
+    tracemalloc.start()
+    stage.main()
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak_bytes < images.nbytes / 5
+
+
+def test_an_interrupt_leaves_no_file_of_images(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 0
+
+    def interrupt(*arguments: Any) -> np.ndarray:
+        nonlocal count
+        count += 1
+        if count > 30:
+            raise KeyboardInterrupt
+        return prepare_picture(*arguments)
+
+    monkeypatch.setattr(read, "prepare_picture", interrupt)
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.main()
+
+    assert count == 31
+    assert [path for path in (pictures.parent / "data").rglob("*") if path.is_file()] == []
 
 
 # Bad pictures

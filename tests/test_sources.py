@@ -26,8 +26,13 @@ def list_files(source: Source) -> list[str]:
 
 def read(folder: Path, size: int = 12) -> dict[str, str]:
     """Reads all pictures of a folder; returns the reason of each that cannot be used, by its path."""
-    inputs = read_inputs(find_source(folder, CLASSES, size), size, 1, "pad", 0)
+    inputs = read_inputs(find_source(folder, CLASSES, size), size, 1, "pad", 0, scratch=folder)
     return {each.file: each.reason for each in inputs.bad}
+
+
+def read_images(source: Source, size: int, fit: str = "pad") -> np.ndarray:
+    """Reads all images of a source as grey inputs."""
+    return read_inputs(source, size, 1, fit, 0, scratch=source.folder).images[:]
 
 
 # Folders
@@ -43,7 +48,7 @@ def test_a_folder_for_each_class_is_read_nested_and_sorted_and_any_suffix_counts
     assert list_files(source) == ["cat/b.bmp", "cat/deep/er/x.png", "cat/no suffix", "dog/a.JpEg", "dog/b.PNG"]
     assert [entry.label for entry in source.entries] == ["cat"] * 3 + ["dog"] * 2
     assert {entry.split for entry in source.entries} == {""}
-    assert len(read_inputs(source, 12, 1, "pad", 0).images) == 5
+    assert len(read_images(source, 12)) == 5
 
 
 def test_classes_are_numbered_as_params_name_them_and_a_listing_decides_nothing(
@@ -218,7 +223,7 @@ def test_a_csv_file_names_pictures_classes_splits_and_groups(tmp_path: Path) -> 
         Entry("sub/a.png", 0, "cat", "val", ""),
         Entry("c.png", 0, "cat", "", ""),
     ]
-    assert len(read_inputs(source, 12, 1, "pad", 0).images) == 3
+    assert len(read_images(source, 12)) == 3
 
 
 def test_paths_of_a_csv_file_that_lead_nowhere_out_of_its_folder_or_twice_to_one_picture_are_listed(
@@ -296,7 +301,39 @@ def test_an_npz_holds_images_labels_splits_and_groups(tmp_path: Path) -> None:
     assert source.kind == "packed"
     assert source.entries[1:3] == [Entry("all.npz", 1, "dog", "", "3"), Entry("all.npz", 2, "dog", "test", "4")]
     assert source.entries[3].split == "val"
-    np.testing.assert_array_equal(read_inputs(source, 6, 1, "pad", 0).images, IMAGES)
+    np.testing.assert_array_equal(read_images(source, 6), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("save_npz", "images", "is_mapped"),
+    [
+        (np.savez, IMAGES, True),
+        (np.savez, IMAGES[..., np.newaxis], True),
+        (np.savez, IMAGES / 255, True),
+        (np.savez, np.asfortranarray(IMAGES), False),
+        (np.savez_compressed, IMAGES, False),
+    ],
+)
+def test_images_of_an_npz_stay_on_disk_where_they_lie_there_as_they_are(
+    tmp_path: Path, save_npz: Any, images: np.ndarray, is_mapped: bool
+) -> None:
+    save_npz(tmp_path / "all.npz", images=images, labels=np.array([0, 1, 1, 0]))
+
+    source = find_source(tmp_path, CLASSES)
+
+    assert isinstance(source.stored, np.memmap) == is_mapped
+    np.testing.assert_array_equal(read_images(source, 6), IMAGES)
+
+
+def test_images_of_an_npz_that_are_not_those_that_were_written_are_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 90, 90), np.uint8)  # more than is read with the header
+    path = pack(tmp_path, images=images, labels=np.array([0, 1, 1, 0])) / "all.npz"
+    with path.open("r+b") as file:
+        file.seek(20_000)
+        file.write(b"another")
+
+    with pytest.raises(UserError, match=r"all\.npz: expected .*; Bad CRC-32 for file 'images\.npy'; write it anew"):
+        find_source(tmp_path, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +351,7 @@ def test_levels_of_an_npz_are_scaled_by_the_range_of_their_type(
 ) -> None:
     pack(tmp_path, images=np.tile(images[:, np.newaxis, np.newaxis], (1, 4, 4)), labels=np.array(["cat", "dog", "dog"]))
 
-    inputs = read_inputs(find_source(tmp_path, CLASSES), 4, 1, "stretch", 0).images
+    inputs = read_images(find_source(tmp_path, CLASSES), 4, "stretch")
 
     assert inputs[:, 1, 1].tolist() == expected
 
@@ -326,7 +363,7 @@ def test_images_of_an_npz_may_have_channels(tmp_path: Path, channels: int) -> No
         images[..., 3] = 255
     pack(tmp_path, images=images, labels=np.array([0, 1, 1, 0]))
 
-    np.testing.assert_array_equal(read_inputs(find_source(tmp_path, CLASSES), 6, 1, "crop", 0).images, IMAGES)
+    np.testing.assert_array_equal(read_images(find_source(tmp_path, CLASSES), 6, "crop"), IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -383,11 +420,11 @@ def test_idx_files_give_training_and_test_images_as_they_are(tmp_path: Path) -> 
     assert source.kind == "idx"
     assert source.entries[0] == Entry("train", 0, "1", "train", "")
     assert source.entries[7] == Entry("t10k", 3, "2", "test", "")
-    np.testing.assert_array_equal(read_inputs(source, 4, 1, "garment", 0).images[4:], IMAGES[:, :4, :4])
+    np.testing.assert_array_equal(read_images(source, 4, "garment")[4:], IMAGES[:, :4, :4])
     with pytest.raises(
         UserError, match=r"dataset\.channels: expected 1 for the IDX files in .*, which are grey; got 3"
     ):
-        read_inputs(source, 4, 3, "pad", 0)
+        read_inputs(source, 4, 3, "pad", 0, tmp_path)
 
     (tmp_path / IDX_FILES[2]).unlink()
     with pytest.raises(UserError, match=r"expected all of .*; got no t10k-images-idx3-ubyte; put it there"):

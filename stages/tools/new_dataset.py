@@ -42,7 +42,7 @@ from stages.lib.sources.decode import PictureError
 from stages.lib.sources.find import find_source
 from stages.lib.sources.fit import lay_on, turn_grey
 from stages.lib.sources.listing import NUM_SHOWN, SPLITS, Bad, Entry, Source, join_some, show, sort_naturally
-from stages.lib.sources.looks import measure_border, tell_polarity
+from stages.lib.sources.looks import measure_borders, tell_polarity
 from stages.lib.sources.read import open_pictures
 from stages.lib.storage.files import write_bytes
 
@@ -75,7 +75,7 @@ class Findings:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # width, height
     num_colour: int = 0
     num_transparent: int = 0
-    thumbs: list[np.ndarray] = field(default_factory=list)  # of the opaque ones
+    borders: list[float] = field(default_factory=list)  # levels of the background of the opaque ones
     levels: tuple[int, int] = (255, 0)
     bad: list[Bad] = field(default_factory=list)
 
@@ -99,7 +99,8 @@ def look_at(source: Source) -> Findings:
         levels = np.asarray(grey)
         found.levels = (min(found.levels[0], int(levels.min())), max(found.levels[1], int(levels.max())))
         if not is_transparent:
-            found.thumbs.append(np.asarray(grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX)))
+            thumb = np.asarray(grey.resize((THUMB_PX, THUMB_PX), Image.Resampling.BOX))
+            found.borders += measure_borders(thumb[np.newaxis]).tolist()
     return found
 
 
@@ -122,7 +123,7 @@ def tell_colour(found: Findings) -> bool:
 
 def choose_background(found: Findings) -> int:
     """Chooses the grey level that is added around pictures: black or white, as their border is; white if unknown."""
-    return 0 if found.thumbs and measure_border(np.stack(found.thumbs)) < 128 else 255
+    return 0 if found.borders and np.median(found.borders) < 128 else 255
 
 
 def choose_grid(image_size_px: int, channels: int, params: Params) -> dict[str, Any]:
@@ -214,7 +215,7 @@ def describe(source: Source, found: Findings, class_names: Sequence[str]) -> lis
     colours = f"{found.num_colour:,} in colour" if found.num_colour else "all grey"
     grey = ", which are turned grey" if found.num_colour and not tell_colour(found) else ""
     lines.append(f"colours: {colours}{grey}; {found.num_transparent:,} transparent")
-    polarity = tell_polarity(measure_border(np.stack(found.thumbs))) if found.thumbs else "unknown: all transparent"
+    polarity = tell_polarity(float(np.median(found.borders))) if found.borders else "unknown: all transparent"
     lines.append(f"levels: {found.levels[0]} to {found.levels[1]} of 0 to 255; {polarity}")
     lines.append(describe_copies(found))
     if source.skipped:

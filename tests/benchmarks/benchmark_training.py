@@ -90,7 +90,7 @@ def positive_int(text: str) -> int:
     return value
 
 
-def positive_seconds(text: str) -> float:
+def positive_number(text: str) -> float:
     """Reads a finite number above 0."""
     value = float(text)
     if not 0 < value < float("inf"):
@@ -114,7 +114,7 @@ def read_arguments(params: Params) -> argparse.Namespace:
     add("--rounds", type=positive_int, default=3, help="times that every row is measured (default: 3)")
     add("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     speed = parser.add_argument_group("speed")
-    speed.add_argument("--seconds", type=positive_seconds, default=20.0, help="to measure a row for (default: 20)")
+    speed.add_argument("--seconds", type=positive_number, default=20.0, help="to measure a row for (default: 20)")
     speed.add_argument("--images", type=positive_int, default=12_800, help="images of an epoch (default: 12800)")
     speed.add_argument(
         "--val-images", type=positive_int, default=0, help="validation images after each epoch (default: none)"

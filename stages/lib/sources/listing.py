@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from stages.lib.errors import UserError
+from stages.lib.storage.selected import Rows
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -18,7 +17,7 @@ NUM_SHOWN = 20
 """Entries of a long list that a message shows."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there may be a million
 class Entry:
     """One image of a source. `file` is its path in the source, `index` its place in a file of several images."""
 
@@ -48,8 +47,9 @@ class Source:
         entries: all images, in an order that no listing of a folder decides.
         bad: files that can be no entry.
         skipped: what is not looked at: junk, empty folders, files that belong to no class.
-        stored: (N,) images of the entries where one file holds them all: of idx (N, size, size) uint8, inputs already;
-            of packed (N, height, width) or (N, height, width, 3 or 4) uint8. Else None: each entry is a picture file.
+        stored: images of the entries where they are no picture files, which may lie on disk: of idx (N, size, size)
+            uint8, inputs already; of packed (N, height, width) or (N, height, width, 3 or 4), of a type that
+            `turn_uint8` knows. Else None: each entry is a picture file.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ class Source:
     entries: list[Entry]
     bad: list[Bad]
     skipped: list[str]
-    stored: np.ndarray | None = None
+    stored: Rows | None = None
 
 
 def show(name: str) -> str:

@@ -4,18 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stages.lib.sources.parts import list_parts
+from stages.lib.storage.selected import Rows
+
 DARK, LIGHT = 85, 170  # thirds of the range
 
 
-def measure_border(images: np.ndarray) -> float:
-    """Measures the level of the background: the median over images of the median of the outermost pixels.
+def measure_borders(images: np.ndarray) -> np.ndarray:
+    """Measures the background of each image: the median of its outermost pixels.
 
     Args:
-        images: (N, size, size) uint8.
+        images: (N, size, size) or (N, size, size, 3) uint8.
+
+    Returns:
+        (N,) float64. Their median is the level of the background of all.
     """
     is_border = np.ones(images.shape[1:], dtype=bool)
     is_border[1:-1, 1:-1] = False
-    return float(np.median(np.median(images[:, is_border], axis=1)))
+    levels: np.ndarray = np.median(images[:, is_border], axis=1)
+    return levels
 
 
 def tell_polarity(border: float) -> str:
@@ -29,21 +36,22 @@ def tell_polarity(border: float) -> str:
     return "dark on light" if border > LIGHT else "on neither dark nor light"
 
 
-def list_warnings(images: np.ndarray, fit: str) -> Sequence[str]:
-    """Lists what is unusual about inputs, a line each.
+def list_warnings(images: Rows, fit: str) -> Sequence[str]:
+    """Lists what is unusual about inputs, a line each. Looks at all of them, a part at a time.
 
     Args:
-        images: (N, size, size) uint8, one at least.
+        images: (N, size, size) or (N, size, size, 3) uint8, one at least.
         fit: how pictures become inputs.
     """
     warnings = []
-    low, high = int(images.min()), int(images.max())
+    looks = [(int(part.min()), int(part.max()), measure_borders(part)) for part in list_parts(images)]
+    lows, highs, borders = zip(*looks, strict=True)
+    low, high, border = min(lows), max(highs), float(np.median(np.concatenate(borders)))
     if high - low < 128:
         warnings.append(
             f"levels from {low} to {high}, where 0 to 255 are usual: such a network learns badly, and pictures that "
             "predict is given have to have the same levels; scale them"
         )
-    border = measure_border(images)
     if tell_polarity(border) == "dark on light":
         mended = "" if fit != "garment" else ", but dataset.fit garment makes what predict is given light on dark"
         warnings.append(

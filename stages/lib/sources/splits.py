@@ -4,13 +4,18 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 import numpy as np
+from tqdm import tqdm
+
+from stages.lib.sources.parts import list_images
+from stages.lib.storage.selected import Rows
 
 MIN_UNITS = 3  # of a class, of which a split gets one at least: one stays for each other split
 
 
-def hash_images(images: np.ndarray) -> list[bytes]:
-    """Computes a digest of each image: equal ones have the same."""
-    return [sha256(np.ascontiguousarray(image).data).digest() for image in images]
+def hash_images(images: Rows) -> list[bytes]:
+    """Computes a digest of each image, with a progress bar on a terminal: equal images have the same."""
+    shown = tqdm(list_images(images), "compare", len(images), leave=False, unit=" images", disable=None)
+    return [sha256(np.ascontiguousarray(image).data).digest() for image in shown]
 
 
 def join_units(digests: Sequence[bytes], groups: Sequence[str]) -> np.ndarray:
