@@ -235,7 +235,7 @@ SECTIONS = (
     Section(
         key="ood",
         question="Does it notice pictures of other things?",
-        answer=lambda found: answers.answer_ood(found.ood),
+        answer=lambda found: answers.answer_ood(found.ood, found.words),
     ),
     Section(
         key="audit",

@@ -94,7 +94,7 @@ def test_bins_of_a_score_hold_all_pictures_of_both_kinds_and_have_the_same_ends(
 
 @pytest.mark.parametrize("size", [8, 28])
 def test_digits_are_light_on_black_in_the_range_of_the_images_and_scaled_to_their_size(size: int) -> None:
-    digits, original = read_digits(size, channels=1)[..., 0], load_digits().images
+    digits, original = read_digits(size, channels=1, is_light_on_dark=True)[..., 0], load_digits().images
 
     assert (digits.shape, digits.dtype.name) == ((1797, size, size), "uint8")
     assert (digits.min(), digits.max()) == (0, 255)

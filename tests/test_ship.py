@@ -253,10 +253,16 @@ def test_the_meaning_of_the_input_is_that_of_its_channels(channels: int, words: 
 
 
 def test_digits_are_grey_in_every_channel() -> None:
-    digits = read_digits(4, channels=3)
+    digits = read_digits(4, channels=3, is_light_on_dark=True)
 
     assert digits.shape == (1797, 4, 4, 3)
-    assert np.array_equal(digits, np.repeat(read_digits(4, channels=1), 3, axis=-1))
+    assert np.array_equal(digits, np.repeat(read_digits(4, channels=1, is_light_on_dark=True), 3, axis=-1))
+
+
+def test_digits_can_be_dark_on_white() -> None:
+    light, dark = (read_digits(8, channels=1, is_light_on_dark=is_light) for is_light in (True, False))
+
+    assert np.abs(light.astype(int) + dark - 255).max() <= 1  # both are rounded
 
 
 @pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1"])
@@ -466,7 +472,7 @@ def test_digits_are_scored_beside_the_test_images_by_the_shipped_file_as_it_is_s
     stage.main()
 
     model, ood = (read_json(folder / f"data/ship/{name}.json") for name in ("model", "ood"))
-    light = read_digits(2, channels=1).reshape(-1, 4).sum(axis=1) / 255
+    light = read_digits(2, channels=1, is_light_on_dark=True).reshape(-1, 4).sum(axis=1) / 255
     logits = np.stack([np.zeros_like(light), light - 2], axis=1)
     confidence = 1 / (1 + np.exp(-np.abs(logits[:, 1]) / model["temperature"]))
     assert (ood["num_known"], ood["num_others"]) == (4, 1797)

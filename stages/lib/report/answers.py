@@ -596,12 +596,16 @@ def tell_answered(shipped: Mapping[str, Any]) -> str:
     )
 
 
-def answer_ood(ood: Mapping[str, Any]) -> str:
-    """Answers how well the shipped file tells test images from handwritten digits; `ood` is data/ship/ood.json."""
+def answer_ood(ood: Mapping[str, Any], words: Wording) -> str:
+    """Answers how well the shipped file tells test images from handwritten digits.
+
+    `ood` is data/ship/ood.json, `words` are those of its data.
+    """
+    other = "" if words.is_of_study else ", which are other things unless these data are digits"
     share = {name: format_share(ood, name) for name in ood if f"{name}_low" in ood}
     return (
         "The shipped file has learned its classes alone, and calls whatever it is shown one of them. It is sure enough "
-        f"to answer for {share['others_answered']} of {ood['num_others']:,} handwritten digits, and for "
+        f"to answer for {share['others_answered']} of {ood['num_others']:,} handwritten digits{other}, and for "
         f"{share['known_answered']} of the {ood['num_known']:,} test images. Of a test image and a digit, the test "
         f"image has the higher confidence in {share['confidence_auroc']} of all pairs (AUROC), and the higher energy "
         f"score in {share['energy_score_auroc']}. A limit that lets in 95 % of the test images lets in "
