@@ -551,11 +551,11 @@ def test_what_digits_are_taken_for_sure_is_told_with_both_scores(name: str, othe
     ood = {"num_known": 10_000, "num_others": 1_797, **shares, **ends}
     assert answer_ood(ood, describe_data(DATA | {"dataset": name})) == (
         "The shipped file has learned its classes alone, and calls whatever it is shown one of them. It is sure enough "
-        f"to answer for 1.00 % (0.0 to 3.0) of 1,797 handwritten digits{other}, and for 80.00 % "
-        "(79.0 to 82.0) of the 10,000 test images. Of a test image and a digit, the test image has the higher confidence in 95.00 % (94.0 to 97.0) "
-        "of all pairs (AUROC), and the higher energy score in 90.00 % (89.0 to 92.0). A limit that lets in 95 % of the "
-        "test images lets in 30.00 % (29.0 to 32.0) of the digits by confidence, and 40.00 % (39.0 to 42.0) by energy "
-        "score. Digits are thin lines: what fills the picture may fool it far more often."
+        f"to answer for 1.00 % (0.0 to 3.0) of 1,797 handwritten digits{other}, and for 80.00 % (79.0 to 82.0) of "
+        "the 10,000 test images. Of a test image and a digit, the test image has the higher confidence in 95.00 % "
+        "(94.0 to 97.0) of all pairs (AUROC), and the higher energy score in 90.00 % (89.0 to 92.0). A limit that "
+        "lets in 95 % of the test images lets in 30.00 % (29.0 to 32.0) of the digits by confidence, and 40.00 % "
+        "(39.0 to 42.0) by energy score. Digits are thin lines: what fills the picture may fool it far more often."
     )
 
 
