@@ -36,7 +36,7 @@ def list_replaced(found: Any) -> Rows:
     if found.published is None:
         return ours
     study = {"name": f"{'-'.join(STUDY_CHOICE)}, the study's choice as published", "test_accuracy": found.published}
-    unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "flash_bytes", "parameters", "macs"))
+    unknown = dict.fromkeys(("size_bytes", "gzip_size_bytes", "flash_bytes", "macs"))
     return [{**add_intervals(study, NUM_IMAGES), **unknown, "median_ms": ""}, *ours]
 
 
