@@ -352,7 +352,8 @@ def compare_with_digits(
     interpreter = read_interpreter(path, BATCH_SIZE, num_threads=1)
     images, _ = read_split(TEST_SET)
     is_light_on_dark = dataset.fit == "garment" or dataset.background < 128
-    digits = read_digits(dataset.image_size_px, dataset.channels, is_light_on_dark)
+    channels = interpreter.get_input_details()[0]["shape"][3]
+    digits = read_digits(dataset.image_size_px, channels, is_light_on_dark)
     known, others = (
         metrics.compute_scores(predict_logits(interpreter, each), temperature) for each in (images, digits)
     )

