@@ -42,7 +42,9 @@ def run(folder: Path, *command: str, status: int = 0) -> str:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     is_broken = status == 1 and result.returncode == 255  # as DVC ends where the list of a folder was on its way
-    assert result.returncode == status or is_broken, f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    assert result.returncode == status or is_broken, (
+        f"{command} ended with {result.returncode}:\n{result.stdout}\n{result.stderr}"
+    )
     return result.stdout + result.stderr
 
 
